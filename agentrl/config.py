@@ -1,0 +1,283 @@
+"""A run as pydantic models: YAML, dotted command-line overrides and Python give the same object.
+
+Invariants: unknown keys are refused with the nearest valid one; the resolved configuration that is written beside a run
+reproduces it; whatever a component cannot honour is found by the trainer before the first token is sampled.
+Precedence, lowest first: field defaults, recipe, CONFIG file, `--env` / `--model`, dotted overrides.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from agentrl.errors import ConfigError
+from agentrl.registry import nearest
+
+ComponentSpec = str | dict[str, Any]
+"""A component by name, or `{"name": ..., option: value, ...}`."""
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, validate_assignment=True)
+
+
+class LoraConfig(_Section):
+    """Low-rank adapters (peft); everything else stays frozen and serves as the reference policy."""
+
+    rank: int = Field(16, ge=1)
+    alpha: float = Field(32.0, gt=0)
+    target_modules: str | list[str] = "all-linear"
+
+
+class ModelConfig(_Section):
+    """The policy."""
+
+    name: str = "smollm2-135m-instruct"
+    """A hub id, a local folder, a GGUF file, or a built-in name (`agentrl models list`)."""
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """Autocast precision of the learner; master weights are always fp32."""
+    lora: LoraConfig | None = None
+    gradient_checkpointing: bool = False
+    tool_format: str = "hermes"
+    tool_prompt: Literal["schema", "signature", "none"] = "schema"
+    """How a template without tool support tells the policy of its tools: in full, in one line, not at all."""
+    device: str = "auto"
+    """`auto`: the first GPU where there is one, else the CPU."""
+
+
+class EnvConfig(_Section):
+    """The environment and its tasks."""
+
+    id: str = "agentrl/Arithmetic-v0"
+    options: dict[str, Any] = Field(default_factory=dict)
+    """Keyword arguments of the environment."""
+    train_split: str = "train"
+    eval_split: str = "test"
+
+
+class EngineConfig(_Section):
+    """Who generates."""
+
+    name: str = "transformers"
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class RolloutConfig(_Section):
+    """How episodes are sampled."""
+
+    strategy: ComponentSpec = "independent"
+    groups_per_step: int = Field(8, ge=1)
+    """Tasks sampled in a training step."""
+    group_size: int = Field(8, ge=1)
+    """Episodes of each task."""
+    max_turns: int = Field(8, ge=1)
+    max_turn_tokens: int = Field(256, ge=1)
+    max_context: int = Field(4096, ge=2)
+    temperature: float = Field(1.0, gt=0)
+    concurrency: int = Field(64, ge=1)
+    episode_seconds: float = Field(600.0, gt=0)
+    step_seconds: float = Field(120.0, gt=0)
+    engine_retries: int = Field(2, ge=0)
+
+
+class WarmStartConfig(_Section):
+    """Supervised steps on the oracle's episodes before reinforcement learning."""
+
+    steps: int = Field(12, ge=1)
+    episodes_per_step: int = Field(16, ge=1)
+    lr: float = Field(2e-5, gt=0)
+
+
+class LossConfig(_Section):
+    """What the learner minimises."""
+
+    objective: ComponentSpec = "clip"
+    regularisers: list[ComponentSpec] = Field(default_factory=list)
+    reduction: Literal[
+        "token_mean", "seq_mean_token_mean", "seq_mean_token_sum", "seq_mean_token_sum_norm", "turn_mean"
+    ] = "token_mean"
+    norm: float | None = Field(None, gt=0)
+    """C of `seq_mean_token_sum_norm`, one constant for the whole run."""
+    behaviour: Literal["recorded", "recomputed"] = "recorded"
+    """Old log-probabilities: the engine's records, or the learner's own before the first update of a batch."""
+
+
+class OptimiserConfig(_Section):
+    """AdamW."""
+
+    lr: float = Field(1e-6, gt=0)
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    grad_clip: float = Field(1.0, gt=0)
+    warmup_steps: int = Field(0, ge=0)
+    minibatches: int = Field(1, ge=1)
+    """Optimiser steps that a batch of episodes is divided into."""
+    epochs: int = Field(1, ge=1)
+    """Passes over a batch of episodes."""
+    micro_batch_tokens: int = Field(4096, ge=1)
+    """Packed tokens of one forward and backward pass."""
+
+
+class EvalConfig(_Section):
+    """Held-out evaluation before and after training, and on the way."""
+
+    episodes: int = Field(200, ge=0)
+    every: int = Field(0, ge=0)
+    """Training steps between evaluations; 0: only at the end."""
+    temperature: float = Field(1.0, ge=0)
+    before: bool = True
+    """Evaluate the base model and the warm-started one too."""
+
+
+class CheckpointConfig(_Section):
+    """Checkpoints to resume from."""
+
+    every: int = Field(5, ge=1)
+    """Training steps between checkpoints; one is always written before the first step and after the last."""
+    keep: int = Field(1, ge=1)
+
+
+class RunConfig(_Section):
+    """A training run."""
+
+    name: str = "run"
+    """The run's folder is `<out>/<name>`."""
+    out: Path = Path("runs")
+    recipe: str | None = None
+    """The recipe that this configuration started from; for the record."""
+    seed: int = Field(0, ge=0)
+    steps: int = Field(100, ge=0)
+    """Reinforcement-learning steps."""
+    model: ModelConfig = Field(default_factory=ModelConfig)
+    env: EnvConfig = Field(default_factory=EnvConfig)
+    engine: EngineConfig = Field(default_factory=EngineConfig)
+    rollout: RolloutConfig = Field(default_factory=RolloutConfig)
+    warm_start: WarmStartConfig | None = None
+    advantages: list[ComponentSpec] = Field(default_factory=lambda: ["grpo"])
+    loss: LossConfig = Field(default_factory=LossConfig)
+    optimiser: OptimiserConfig = Field(default_factory=OptimiserConfig)
+    eval: EvalConfig = Field(default_factory=EvalConfig)
+    checkpoint: CheckpointConfig = Field(default_factory=CheckpointConfig)
+
+    @property
+    def folder(self) -> Path:
+        """Where the run keeps everything."""
+        return self.out / self.name
+
+    def to_yaml(self) -> str:
+        """The resolved configuration; `load_config` reads it back to an equal object."""
+        return yaml.safe_dump(self.model_dump(mode="json"), sort_keys=False)
+
+
+def load_config(
+    file: Path | None = None,
+    *,
+    recipe: str | None = None,
+    overrides: Sequence[str] = (),
+    **values: Any,
+) -> RunConfig:
+    """Resolve a configuration.
+
+    `overrides` are `dotted.key=value` strings with YAML values; `values` are dotted keys too, with `__` for the dot
+    (`env__id="..."`). Raises `ConfigError`, one line: key, value, what is valid.
+    """
+    from agentrl.recipes import load_recipe
+
+    tree: dict[str, Any] = {}
+    if recipe is not None:
+        tree = load_recipe(recipe)
+        tree["recipe"] = recipe
+    if file is not None:
+        _merge(tree, _read_yaml(file))
+    for key, value in values.items():
+        _assign(tree, key.replace("__", "."), value)
+    for override in overrides:
+        key, separator, text = override.partition("=")
+        if not separator or not key:
+            raise ConfigError(f"override {override!r} is not of the form key=value, as in optimiser.lr=1e-5")
+        _assign(tree, key.strip(), _parse_value(key, text))
+    return validate(tree)
+
+
+def validate(tree: dict[str, Any]) -> RunConfig:
+    """The configuration that `tree` describes; raises `ConfigError` with one line."""
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(_one_line(error)) from None
+
+
+def _parse_value(key: str, text: str) -> Any:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise ConfigError(f"{key}={text}: the value is not valid YAML") from None
+    # YAML 1.1 reads 1e-5 as text; people write learning rates so.
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _read_yaml(file: Path) -> dict[str, Any]:
+    try:
+        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"config file {str(file)!r} cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"config file {str(file)!r} is not valid YAML: {' '.join(str(error).split())}") from None
+    if tree is None:
+        return {}
+    if not isinstance(tree, dict):
+        raise ConfigError(f"config file {str(file)!r} must hold keys and values, it holds a {type(tree).__name__}")
+    return tree
+
+
+def _merge(tree: dict[str, Any], other: dict[str, Any]) -> None:
+    for key, value in other.items():
+        if isinstance(value, dict) and isinstance(tree.get(key), dict):
+            _merge(tree[key], value)
+        else:
+            tree[key] = value
+
+
+def _assign(tree: dict[str, Any], dotted: str, value: Any) -> None:
+    *sections, leaf = dotted.split(".")
+    for section in sections:
+        child = tree.setdefault(section, {})
+        if child is None:
+            child = tree[section] = {}
+        if not isinstance(child, dict):
+            raise ConfigError(f"{dotted}: {section!r} holds {child!r}, which has no keys")
+        tree = child
+    tree[leaf] = value
+
+
+def _one_line(error: ValidationError) -> str:
+    problems = error.errors(include_url=False)
+    first = problems[0]
+    location = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        text = f"{location}: unknown key; {nearest(str(first['loc'][-1]), _keys_at(first['loc'][:-1]))}"
+    else:
+        shown = repr(first["input"])
+        text = f"{location}={shown if len(shown) < 80 else shown[:77] + '...'}: {first['msg'].lower()}"
+    more = len(problems) - 1
+    return text + (f" (and {more} more)" if more else "")
+
+
+def _keys_at(location: Sequence[int | str]) -> list[str]:
+    """Valid keys of the section at `location`."""
+    section: Any = RunConfig
+    for part in location:
+        annotation = section.model_fields[str(part)].annotation
+        candidates = [annotation, *get_args(annotation)]
+        section = next(kind for kind in candidates if isinstance(kind, type) and issubclass(kind, BaseModel))
+    return list(section.model_fields)

@@ -1,0 +1,94 @@
+"""The loss contract: per-token losses over a flat batch, and one reduction with global denominators.
+
+Tokens lie flat, shape (n,): the policy tokens of a micro-batch one after another, no padding. `reduction_weights` gives
+each token of the *global* optimiser batch its weight in the loss, before any micro-batch is cut, so a loss is always
+`(token_loss * weight).sum()` and gradients do not change with the number of micro-batches or ranks.
+
+Invariant: no formula reads a token whose mask is False; the denominators come from the unfiltered masks.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+
+class Reduction(StrEnum):
+    """How token losses become one number (section 0 of the specification; N = trajectories with policy tokens)."""
+
+    TOKEN_MEAN = "token_mean"
+    """sum of all tokens / number of tokens."""
+    SEQ_MEAN_TOKEN_MEAN = "seq_mean_token_mean"
+    """(1/N) sum_i (1/L_i) sum_k."""
+    SEQ_MEAN_TOKEN_SUM = "seq_mean_token_sum"
+    """(1/N) sum_i sum_k."""
+    SEQ_MEAN_TOKEN_SUM_NORM = "seq_mean_token_sum_norm"
+    """(1/(N C)) sum_i sum_k with one constant C for the whole run."""
+    TURN_MEAN = "turn_mean"
+    """(1/number of non-empty turns) sum_{i,t} (1/L_{i,t}) sum_{k in t}."""
+
+
+@dataclass(frozen=True)
+class TokenBatch:
+    """Policy tokens of one micro-batch, flat. Every tensor has shape (n,)."""
+
+    logprobs: Tensor
+    """Under the current policy, with gradient; float32."""
+    behaviour: Tensor
+    """At rollout (lp_old)."""
+    advantages: Tensor
+    mask: Tensor
+    """bool: False for tokens that carry no loss (injected, rejected); their values are never read."""
+    sequence_ids: Tensor
+    """int64: which trajectory of the optimiser batch, for sequence-level quantities."""
+    turn_ids: Tensor
+    """int64: 1-based turn within the trajectory."""
+    weights: Tensor
+    """Reduction weight of each token, from `reduction_weights` over the global batch."""
+    reference: Tensor | None = None
+    """Under the reference policy; present when a component's `needs` contains "reference"."""
+    entropy: Tensor | None = None
+    """Entropy of the policy at each token, nats, with gradient; present when needed."""
+
+
+Sums = dict[str, tuple[Tensor, Tensor]]
+"""Diagnostics that add up over micro-batches: name -> (sum, count), scalar tensors without gradient."""
+
+
+@dataclass
+class TokenLoss:
+    """A loss per token, shape (n,), and diagnostics."""
+
+    loss: Tensor
+    sums: Sums = field(default_factory=dict)
+
+
+class Objective(ABC):
+    """A policy loss. Options are constructor keywords; subclasses are registered by name."""
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+    """Quantities that the scoring pass must provide: "reference", "entropy"."""
+
+    @abstractmethod
+    def __call__(self, batch: TokenBatch) -> TokenLoss:
+        """Loss of each token; zero where the mask is False."""
+
+
+class Regulariser(ABC):
+    """An additional per-token loss, already multiplied by its coefficient."""
+
+    needs: ClassVar[frozenset[str]] = frozenset()
+
+    @abstractmethod
+    def __call__(self, batch: TokenBatch) -> TokenLoss:
+        """Loss of each token; zero where the mask is False."""
+
+
+def reduce(loss: Tensor, batch: TokenBatch) -> Tensor:
+    """The micro-batch's share of the reduced loss: a scalar; shares of all micro-batches add up to the whole."""
+    return (torch.where(batch.mask, loss, torch.zeros_like(loss)) * batch.weights).sum()
