@@ -1,0 +1,58 @@
+# Every target makes the virtual environment first when there is none, or when its inputs changed since.
+SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+TYPES := build/types
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help venv train test slow lint typecheck format clean
+
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  ARGS=\"...\" adds arguments to train, test and slow; PYTHON=python3.12 chooses the interpreter."
+
+venv: $(STAMP) ## make .venv with the tested versions
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "agentrl needs Python 3.11 or newer; choose one: make PYTHON=python3.12 ..." >&2; exit 2; }
+	@echo "Making $(VENV) (first time or changed requirements; a few minutes) ..."
+	@$(PYTHON) -m venv $(VENV) || { echo "On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 2; }
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[test,dev]' \
+	  | sed -u -n 's#^Collecting \([^ ]*\).*#  resolving \1#p; s#^ *\(Downloading\) .*/\([^/]*\.whl (.*\)#  getting \2#p; \
+	    s#^ *Downloading \([^/]*\.whl (.*\)#  getting \1#p; s#^Processing .*/#  using #p; s#^Installing.*#  installing ...#p'
+	@touch $@
+
+train: $(STAMP) ## train the quickstart recipe: a real language model learns to use a calculator
+	$(BIN)/agentrl train --recipe quickstart $(ARGS)
+
+test: $(STAMP) ## run the offline tests
+	$(BIN)/python -m pytest $(ARGS)
+
+slow: $(STAMP) ## run the slow tests: the real 135M model, fetched once
+	$(BIN)/python -m pytest -m "slow and not (vllm or docker or postgres or browser or gpu)" $(ARGS)
+
+lint: $(STAMP) typecheck ## ruff check, ruff format --check and mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+# A checker sees the mapped names only where agentrl/envs really is a folder of agentrl: lay such a tree out of links.
+typecheck: $(STAMP) ## mypy over the kernel, the packs and the examples
+	@rm -rf $(TYPES) && mkdir -p $(TYPES)/agentrl
+	@ln -s "$(CURDIR)"/agentrl/* "$(CURDIR)"/{envs,tools,rollouts} $(TYPES)/agentrl/
+	@ln -s "$(CURDIR)/examples" $(TYPES)/examples
+	cd $(TYPES) && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p agentrl
+	$(if $(wildcard examples/*.py),cd $(TYPES) && ../../$(BIN)/mypy --config-file ../../pyproject.toml \
+	  --cache-dir ../../.mypy_cache $(wildcard examples/*.py))
+
+format: $(STAMP) ## let ruff format and fix what it can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove the virtual environment, builds and caches (not runs/)
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,194 @@
+"""From a configuration to the objects of a run, with every check that can be made before the first token.
+
+`check` builds all that needs no weights; `assemble` loads the model too. Invariant: what passes `check` and `assemble`
+does not fail later for a wrong name, option or combination.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from agentrl import registry
+from agentrl.components import construct, split_spec
+from agentrl.config import EnvConfig, RolloutConfig, RunConfig
+from agentrl.env import Env, TaskSet, ensure_env, make
+from agentrl.errors import ConfigError
+from agentrl.rollout import GroupRequest, Rollout, RolloutContext, RolloutLimits
+from agentrl.trajectory import Trajectory
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from agentrl.advantages.base import Transform
+    from agentrl.chat import ChatRenderer
+    from agentrl.engines.base import Engine
+    from agentrl.learner import Learner, Policy
+
+EpisodeHook = Callable[[GroupRequest, Trajectory], None]
+
+
+@dataclass
+class Actors:
+    """What samples episodes: a policy behind an engine, a renderer, environments."""
+
+    engine: Engine
+    renderer: ChatRenderer
+    make_env: Callable[[], Env]
+    limits: RolloutLimits
+    strategy: str | dict[str, Any] = "independent"
+
+    def rollout(self, on_episode: EpisodeHook | None = None, **limits: Any) -> Rollout:
+        """The configured rollout strategy; `limits` replace fields of the limits (an evaluation's temperature)."""
+        from dataclasses import replace
+
+        context = RolloutContext(self.engine, self.renderer, self.make_env, replace(self.limits, **limits), on_episode)
+        rollout: Rollout = construct(registry.rollouts, self.strategy, context)
+        return rollout
+
+
+def env_factory(env: EnvConfig) -> Callable[[], Env]:
+    """Makes the configured environment; the name and the options are checked by making one now."""
+    factory = partial(_make_env, env.id, env.options)
+    factory()
+    return factory
+
+
+def _make_env(env_id: str, options: dict[str, Any]) -> Env:
+    return ensure_env(make(env_id, **options))
+
+
+def task_set(env: Env, split: str, key: str) -> TaskSet:
+    """The tasks of a split; raises `ConfigError` if there are none."""
+    tasks = env.tasks(split)
+    if len(tasks) == 0:
+        raise ConfigError(f"{key}={split!r}: the environment has no tasks in that split")
+    return tasks
+
+
+def limits_of(rollout: RolloutConfig) -> RolloutLimits:
+    """The rollout limits of a configuration."""
+    names = RolloutLimits.__dataclass_fields__
+    return RolloutLimits(**{name: getattr(rollout, name) for name in names})
+
+
+def build_transforms(config: RunConfig) -> list[Transform]:
+    """The credit transforms in order, checked."""
+    from agentrl import advantages
+
+    transforms = advantages.build(config.advantages)
+    advantages.check_order(transforms, config.rollout.group_size)
+    return transforms
+
+
+def load_policy(config: RunConfig, source: str | None = None) -> tuple[Policy, PreTrainedTokenizerBase]:
+    """The policy and its tokenizer; `source` replaces the configured model (a checkpoint's folder)."""
+    from agentrl import models
+    from agentrl.learner import Policy
+    from agentrl.models.load import load_model, load_tokenizer
+
+    resolved = models.resolve(source or config.model.name)
+    tokenizer = load_tokenizer(resolved)
+    model = load_model(resolved, device=_device(config.model.device), attn_implementation="agentrl")
+    policy = Policy(
+        model,
+        lora=config.model.lora,
+        precision=config.model.precision,
+        gradient_checkpointing=config.model.gradient_checkpointing,
+    )
+    return policy, tokenizer
+
+
+def build_actors(config: RunConfig, policy: Policy, tokenizer: PreTrainedTokenizerBase) -> Actors:
+    """Renderer, engine and environments around a loaded policy."""
+    from agentrl.chat import ChatRenderer
+
+    factory = env_factory(config.env)
+    probe = factory()
+    renderer = ChatRenderer(
+        tokenizer,
+        probe.tool_schemas(),
+        tool_format=config.model.tool_format,
+        tool_prompt=config.model.tool_prompt,
+    )
+    probe.close()
+    engine_class = registry.engines.get(config.engine.name)
+    engine: Engine = engine_class.for_policy(policy.model, stop_ids=renderer.stop_ids, **config.engine.options)
+    return Actors(engine, renderer, factory, limits_of(config.rollout), config.rollout.strategy)
+
+
+def build_learner(config: RunConfig, policy: Policy) -> Learner:
+    """The learner with its objective, regularisers and optimiser."""
+    from agentrl import objectives
+    from agentrl.learner import Learner
+
+    return Learner(
+        policy,
+        objective=objectives.build_objective(config.loss.objective),
+        regularisers=[objectives.build_regulariser(spec) for spec in config.loss.regularisers],
+        reduction=config.loss.reduction,
+        norm=config.loss.norm,
+        behaviour=config.loss.behaviour,
+        temperature=config.rollout.temperature,
+        optimiser=config.optimiser,
+    )
+
+
+def check(config: RunConfig) -> list[str]:
+    """Check all that needs no weights; returns the resolved plan, a line a slot. Raises `ConfigError`."""
+    from agentrl import models, objectives
+
+    source = models.resolve(config.model.name)
+    probe = env_factory(config.env)()
+    train_tasks = task_set(probe, config.env.train_split, "env.train_split")
+    held_out = task_set(probe, config.env.eval_split, "env.eval_split")
+    if config.eval.episodes > len(held_out):
+        raise ConfigError(f"eval.episodes={config.eval.episodes}: the split has {len(held_out)} tasks")
+    probe.close()
+    build_transforms(config)
+    objectives.build_objective(config.loss.objective)
+    for spec in config.loss.regularisers:
+        objectives.build_regulariser(spec)
+    _check_reduction(config)
+    registry.engines.get(config.engine.name)
+    registry.rollouts.get(split_spec(config.rollout.strategy)[0])
+    rollout = config.rollout
+    return [
+        f"model       {config.model.name} ({source.kind}), {config.model.precision}, {_trained(config)}",
+        f"environment {config.env.id}: {len(train_tasks)} training tasks, {len(held_out)} held-out",
+        f"rollout     {rollout.groups_per_step} tasks x {rollout.group_size} episodes a step, "
+        f"temperature {rollout.temperature:g}, engine {config.engine.name}",
+        f"credit      {' -> '.join(_names(config.advantages))}",
+        f"loss        {' + '.join(_names([config.loss.objective, *config.loss.regularisers]))}, {config.loss.reduction}",
+        f"steps       {config.warm_start.steps if config.warm_start else 0} supervised, {config.steps} reinforcement",
+        f"folder      {config.folder}",
+    ]
+
+
+def _check_reduction(config: RunConfig) -> None:
+    if config.loss.reduction == "seq_mean_token_sum_norm" and config.loss.norm is None:
+        raise ConfigError("loss.norm: seq_mean_token_sum_norm needs the constant C, the most policy tokens an episode has")
+
+
+def _names(specs: Sequence[str | dict[str, Any]]) -> list[str]:
+    return [split_spec(spec)[0] for spec in specs]
+
+
+def _trained(config: RunConfig) -> str:
+    return f"LoRA rank {config.model.lora.rank}" if config.model.lora else "all weights trained"
+
+
+def _device(name: str) -> str:
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ConfigError(f"model.device={name!r}: not a device; use auto, cpu or cuda") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"model.device={name!r}: torch sees no GPU here; use auto or cpu")
+    return name

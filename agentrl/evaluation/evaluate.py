@@ -1,0 +1,114 @@
+"""Run a policy on an environment's tasks and summarise what came out.
+
+Invariant: which tasks are run, and the seed of every episode, depend on (split, number, seed) alone, so that two
+policies are compared on the same tasks with the same random numbers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from agentrl.assembly import Actors, build_actors, env_factory, load_policy, task_set
+from agentrl.config import RunConfig, load_config
+from agentrl.env import Env
+from agentrl.evaluation.result import EvalResult, summarise
+from agentrl.observe import Observer
+from agentrl.oracle import oracle_trajectory
+from agentrl.rollout import GroupRequest
+from agentrl.seeding import derive_seed
+from agentrl.store import RunStore
+from agentrl.trajectory import Trajectory
+
+OnEpisode = Callable[[GroupRequest, Trajectory], None]
+
+
+def eval_requests(env: Env, split: str, episodes: int, seed: int) -> list[GroupRequest]:
+    """The first `episodes` tasks of the split, one episode each."""
+    tasks = task_set(env, split, "split")
+    return [
+        GroupRequest(f"{index:05d}", tasks[index].id, 1, derive_seed(seed, "eval", tasks[index].id))
+        for index in range(min(episodes, len(tasks)))
+    ]
+
+
+async def run_policy(actors: Actors, requests: list[GroupRequest], temperature: float, hook: OnEpisode) -> None:
+    """Play every request with the policy; episodes go to `hook` as they finish."""
+    limits: dict[str, Any] = {"temperature": temperature}
+    async for _ in actors.rollout(hook, **limits).run(requests):
+        pass
+
+
+async def run_oracle(make_env: Callable[[], Env], requests: list[GroupRequest], hook: OnEpisode) -> None:
+    """Play every request with the environment's own oracle."""
+    env = make_env()
+    try:
+        for request in requests:
+            trajectory = await oracle_trajectory(env, None, request.task_id, request.seed)
+            hook(request, trajectory)
+    finally:
+        await env.aclose()
+
+
+def evaluate_model(
+    model: str,
+    env: str = "agentrl/Arithmetic-v0",
+    *,
+    env_options: dict[str, Any] | None = None,
+    split: str = "test",
+    episodes: int = 200,
+    temperature: float = 1.0,
+    seed: int = 0,
+    config: RunConfig | None = None,
+    out: Path | None = None,
+    observer: Observer | None = None,
+) -> EvalResult:
+    """Evaluate a model (anything that `agentrl models` resolves, or `oracle`) on an environment.
+
+    `config` gives engine, rollout limits and the model's chat options where the defaults do not fit. With `out`, the
+    episodes go to `out/store.sqlite`. Raises `ConfigError` for what cannot be honoured.
+    """
+    base = config.model_dump() if config else load_config().model_dump()
+    base["env"] |= {"id": env, "options": env_options or {}, "eval_split": split}
+    base["model"]["name"] = model
+    settings = RunConfig.model_validate(base)
+    watch = observer or Observer()
+    make_env = env_factory(settings.env)
+    requests = eval_requests(make_env(), split, episodes, seed)
+    store = RunStore(out / "store.sqlite") if out else None
+    run = store.begin_run(f"eval {model}", settings.to_yaml()) if store else 0
+    finished: list[Trajectory] = []
+
+    def hook(request: GroupRequest, trajectory: Trajectory) -> None:
+        finished.append(trajectory)
+        if store:
+            store.add_episode(run, "eval/base", 0, request.group_id, 0, trajectory)
+        correct = sum(episode.metrics.get("correct", 0.0) for episode in finished)
+        watch.advance(1, accuracy=correct / len(finished))
+
+    async def play() -> None:
+        if model == "oracle":
+            await run_oracle(make_env, requests, hook)
+            return
+        watch.phase("load")
+        actors = build_actors(settings, *load_policy(settings))
+        await actors.engine.start()
+        watch.phase("evaluate", len(requests))
+        try:
+            await run_policy(actors, requests, temperature, hook)
+        finally:
+            await actors.engine.close()
+
+    began = time.perf_counter()
+    asyncio.run(play())
+    seconds = time.perf_counter() - began
+    result = summarise(
+        finished, model=model, env=env, split=split, temperature=temperature, seed=seed, seconds=seconds
+    )
+    if store:
+        store.log(run, "eval/base", 0, result.to_metrics())
+        store.close()
+    return result

@@ -1,0 +1,106 @@
+"""Models from the hub, without the long waits of a machine that has none.
+
+Invariant: whether the hub answers is settled in `HUB_SECONDS`, name resolution included; only then does the real
+download with its retries begin. What is in the hub's own cache needs no network at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import httpx
+import huggingface_hub
+from huggingface_hub import constants
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+from tqdm.auto import tqdm
+
+from agentrl.errors import ModelError
+from agentrl.models.folder import folder_fault
+from agentrl.models.progress import Report
+from agentrl.models.text import one_line
+
+HUB_SECONDS = 4.0
+"""A hub that has not answered a HEAD request by then counts as absent: a healthy one needs well under a second."""
+CONFIG_AND_TOKENIZER = ["*.json", "*.jinja", "*.model", "*.txt"]
+OTHER_FORMATS = ["*/*"]
+"""Sub-folders of a repository hold the same model for other libraries."""
+
+
+def cached_snapshot(hub_id: str, revision: str | None = None) -> Path | None:
+    """The complete snapshot in the hub's cache, or None; no network."""
+    try:
+        folder = Path(huggingface_hub.snapshot_download(hub_id, revision=revision, local_files_only=True))
+    except (OSError, ValueError):  # LocalEntryNotFoundError is an OSError; a malformed id a ValueError
+        return None
+    return folder if folder_fault(folder) is None else None
+
+
+def hub_absence() -> str | None:
+    """Why the hub cannot be used from here, in a few words; None when it answers."""
+    if constants.is_offline_mode():
+        return "HF_HUB_OFFLINE is set"
+    answer: list[str | None] = []
+
+    def ask() -> None:
+        try:
+            httpx.head(constants.ENDPOINT, timeout=HUB_SECONDS)
+            answer.append(None)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            answer.append(one_line(error))
+
+    # A thread, because no timeout of an HTTP client bounds the resolver's.
+    thread = Thread(target=ask, daemon=True)
+    thread.start()
+    thread.join(HUB_SECONDS)
+    return answer[0] if answer else f"no answer in {HUB_SECONDS:g} s"
+
+
+def download(hub_id: str, revision: str | None, report: Report) -> Path:
+    """Fetch a snapshot into the hub's cache; its folder is named after the commit. Raises `ModelError`."""
+    try:
+        for weights in ("*.safetensors", "*.bin"):  # the older format only where there is no other
+            folder = Path(
+                huggingface_hub.snapshot_download(
+                    hub_id,
+                    revision=revision,
+                    allow_patterns=[*CONFIG_AND_TOKENIZER, weights],
+                    ignore_patterns=OTHER_FORMATS,
+                    tqdm_class=_bar(f"downloading {hub_id}", report),
+                )
+            )
+            fault = folder_fault(folder)
+            if fault is None:
+                return folder
+    except GatedRepoError as error:
+        raise ModelError(f"hub model {hub_id!r} is gated: accept its terms on the hub and log in (hf auth login)") from (
+            error
+        )
+    except RepositoryNotFoundError as error:
+        raise ModelError(
+            f"hub model {hub_id!r} does not exist, or is private: check the spelling, or log in (hf auth login)"
+        ) from error
+    except RevisionNotFoundError as error:
+        raise ModelError(f"hub model {hub_id!r} has no revision {revision!r}") from error
+    except (HfHubHTTPError, httpx.HTTPError, OSError, ValueError) as error:
+        raise ModelError(f"hub model {hub_id!r} cannot be downloaded ({one_line(error)}): try again") from error
+    raise ModelError(f"hub model {hub_id!r} cannot be used: {fault}")
+
+
+def _bar(stage: str, report: Report) -> Callable[..., Any]:
+    class Forward(tqdm):  # type: ignore[type-arg]
+        """Shows nothing itself: hands the bytes to `report`. The bar that counts files is ignored."""
+
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            self.counts_bytes = kwargs.get("unit") == "B"
+            super().__init__(*args, **{**kwargs, "disable": True})
+
+        def update(self, n: float | None = 1) -> bool | None:
+            self.n += n or 0
+            if self.counts_bytes:
+                report(stage, int(self.n), int(self.total or 0))
+            return None
+
+    return Forward

@@ -1,0 +1,290 @@
+"""The loop: sample tasks, roll out, attribute credit, update, publish, record, checkpoint.
+
+It owns order, not mathematics. Invariants: a step is a function of (configuration, step number, weights, optimiser), so
+a run that was killed and resumed has the weights of one that was not, bit for bit where the arithmetic is (one CPU);
+the store holds every finished episode and none twice; what is trained on is what was sampled, id for id, by the
+weights that were published.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from agentrl.advantages.base import Array, TurnTable, attribute
+from agentrl.assembly import Actors, build_actors, build_learner, build_transforms, check, load_policy, task_set
+from agentrl.config import RunConfig
+from agentrl.errors import CheckpointError, ConfigError, TrainingError
+from agentrl.evaluation.evaluate import eval_requests, run_policy
+from agentrl.evaluation.result import EvalResult, summarise
+from agentrl.learner.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from agentrl.observe import Observer
+from agentrl.records import RunRecords
+from agentrl.rollout import GroupRequest
+from agentrl.seeding import derive_seed, draw
+from agentrl.training_metrics import rollout_metrics
+from agentrl.trajectory import Group, Trajectory
+from agentrl.warm_start import warm_start
+
+__all__ = ["TrainResult", "Trainer", "check", "train"]
+
+
+@dataclass
+class TrainResult:
+    """Where a run is and what its evaluations say."""
+
+    folder: Path
+    report: Path | None = None
+    evaluations: dict[str, EvalResult] = field(default_factory=dict)
+    """`base`, `warm_start`, `trained`: those that this process ran."""
+
+
+def train(config: RunConfig, *, resume: bool = False, observer: Observer | None = None) -> TrainResult:
+    """Train as configured, or go on with the run in `config.folder`.
+
+    Raises `ConfigError` (a wrong value, before anything is sampled), `CheckpointError` (nothing to resume),
+    `TrainingError`, `EngineError`. On an interrupt the state after the last whole step is saved, then
+    `KeyboardInterrupt` is raised.
+    """
+    watch = observer or Observer()
+    try:
+        return asyncio.run(Trainer(config, watch).run(resume))
+    finally:
+        watch.close()
+
+
+class Trainer:
+    """One run."""
+
+    def __init__(self, config: RunConfig, observer: Observer) -> None:
+        check(config)
+        self.config = config
+        self.observer = observer
+        self.transforms = build_transforms(config)
+        self.evaluations: dict[str, EvalResult] = {}
+        self.step = 0
+        """Finished reinforcement-learning steps."""
+        self._saved_step = -1
+        self._updating = False
+
+    async def run(self, resume: bool) -> TrainResult:
+        """The whole run, from loading to the report."""
+        found = latest_checkpoint(self.config.folder / "checkpoints") if resume else None
+        if resume and found is None:
+            await self._check_resumable()
+        if not resume and (self.config.folder / "store.sqlite").exists():
+            raise ConfigError(f"name={self.config.name!r}: {str(self.config.folder)!r} holds a run; resume it or choose another name")
+        self.records = RunRecords(self.config)
+        try:
+            self._assemble()
+            await self.actors.engine.start()
+            try:
+                await self._phases(found)
+            except asyncio.CancelledError:
+                self._save_on_interrupt()
+                raise
+            finally:
+                await self.actors.engine.close()
+            return self._finish()
+        finally:
+            self.records.close()
+
+    async def _check_resumable(self) -> None:
+        if not (self.config.folder / "config.yaml").exists():
+            raise CheckpointError(f"{str(self.config.folder)!r} holds no run to resume")
+
+    def _assemble(self) -> None:
+        self.observer.phase("load")
+        policy, tokenizer = load_policy(self.config)
+        self.policy, self.tokenizer = policy, tokenizer
+        self.learner = build_learner(self.config, policy)
+        self.actors: Actors = build_actors(self.config, policy, tokenizer)
+        self.actors.engine.require(publish=True, logprobs=True)
+        env = self.actors.make_env()
+        self.tasks = task_set(env, self.config.env.train_split, "env.train_split")
+        self.eval_requests = eval_requests(env, self.config.env.eval_split, self.config.eval.episodes, self.config.seed)
+        env.close()
+
+    async def _phases(self, found: Path | None) -> None:
+        before = self.config.eval.before
+        if found is None:
+            await self._publish()
+            if before:
+                await self._evaluate("base")
+            if self.config.warm_start:
+                await self._warm_start()
+            self._save()
+        else:
+            self.step = int(load_checkpoint(found, self.learner)["step"])
+            self._saved_step = self.step
+            self.observer.note(f"resumed after step {self.step} from {found}")
+            await self._publish()
+        self.records.rewind(self.step)
+        if before and self.config.warm_start and self.step == 0:
+            await self._evaluate("warm_start")
+        await self._reinforce()
+        await self._evaluate("trained")
+
+    async def _publish(self) -> None:
+        self.weights_hash = await self.actors.engine.publish(None, self.step)
+
+    async def _warm_start(self) -> None:
+        settings = self.config.warm_start
+        assert settings is not None
+        self.observer.phase("warm start", settings.steps)
+
+        def on_step(step: int, metrics: dict[str, float]) -> None:
+            self.records.log("warm_start", step, metrics)
+            self.observer.advance(1, **metrics)
+
+        seed = derive_seed(self.config.seed, "warm_start")
+        await warm_start(self.actors, self.learner, self.tasks, settings, seed, on_step)
+        await self._publish()
+
+    async def _evaluate(self, stage: str, step: int | None = None) -> None:
+        """Evaluate on the held-out tasks; a stage that the store already holds is not run twice."""
+        phase = f"eval/{stage}"
+        at = self.step if step is None else step
+        if not self.eval_requests or at in self.records.logged(phase):
+            return
+        self.observer.phase(f"evaluate {stage.replace('_', ' ')}", len(self.eval_requests))
+        finished: list[Trajectory] = []
+
+        def hook(request: GroupRequest, trajectory: Trajectory) -> None:
+            finished.append(trajectory)
+            self.records.episode(phase, at, request, trajectory)
+            self.observer.episode(phase, trajectory)
+            correct = sum(episode.metrics.get("correct", 0.0) for episode in finished)
+            self.observer.advance(1, accuracy=correct / len(finished))
+
+        began = time.perf_counter()
+        await run_policy(self.actors, self.eval_requests, self.config.eval.temperature, hook)
+        result = summarise(
+            finished,
+            model=self.config.model.name,
+            env=self.config.env.id,
+            split=self.config.env.eval_split,
+            temperature=self.config.eval.temperature,
+            seed=self.config.seed,
+            seconds=time.perf_counter() - began,
+        )
+        self.records.log(phase, at, result.to_metrics())
+        self.evaluations[stage] = result
+        share = result.accuracy
+        self.observer.note(f"{stage.replace('_', ' ')}: accuracy {share.value:.1%} [{share.low:.1%}, {share.high:.1%}]")
+
+    async def _reinforce(self) -> None:
+        self.observer.phase("train", self.config.steps)
+        if self.step:
+            self.observer.advance(self.step)
+        every = self.config.eval.every
+        while self.step < self.config.steps:
+            metrics = await self._train_step()
+            self.observer.step(self.step, metrics)
+            self.observer.advance(1, reward=metrics.get("reward", 0.0), accuracy=metrics.get("accuracy", 0.0))
+            if self.step % self.config.checkpoint.every == 0 or self.step == self.config.steps:
+                self._save()
+            if every and self.step % every == 0 and self.step < self.config.steps:
+                await self._evaluate("step")
+
+    async def _train_step(self) -> dict[str, float]:
+        began = time.perf_counter()
+        number = self.step + 1
+        groups = await self._roll_out(number)
+        rolled = time.perf_counter()
+        trajectories, advantages = self._credit(groups)
+        self._check_records(trajectories)
+        attributed = time.perf_counter()
+        self._updating = True
+        metrics = self.learner.update(
+            trajectories, advantages, progress=lambda done, total: self.observer.activity("update", done, total)
+        )
+        self.step = number
+        self._updating = False
+        updated = time.perf_counter()
+        await self._publish()
+        ended = time.perf_counter()
+        sampled = rollout_metrics(groups)
+        metrics = {
+            **sampled,
+            **metrics,
+            "tokens_per_second": sampled["tokens"] / (rolled - began),
+            "seconds": ended - began,
+            "seconds/rollout": rolled - began,
+            "seconds/update": updated - attributed,
+            "seconds/other": attributed - rolled + ended - updated,
+        }
+        self.records.log("train", number, metrics)
+        return metrics
+
+    async def _roll_out(self, number: int) -> list[Group]:
+        """The step's groups in the order of their requests, whatever finished first."""
+        rollout, seed = self.config.rollout, self.config.seed
+        drawn = draw(rollout.groups_per_step, (number - 1) * rollout.groups_per_step, len(self.tasks), seed)
+        requests = [
+            GroupRequest(
+                f"{number:06d}.{slot:04d}",
+                self.tasks[index].id,
+                rollout.group_size,
+                derive_seed(seed, "train", number, slot),
+            )
+            for slot, index in enumerate(drawn)
+        ]
+        total, done = rollout.groups_per_step * rollout.group_size, 0
+
+        def hook(request: GroupRequest, trajectory: Trajectory) -> None:
+            nonlocal done
+            done += 1
+            self.records.episode("train", number, request, trajectory)
+            self.observer.episode("train", trajectory)
+            self.observer.activity("rollout", done, total)
+
+        groups = [group async for group in self.actors.rollout(hook).run(requests)]
+        return sorted(groups, key=lambda group: group.group_id)
+
+    def _credit(self, groups: Sequence[Group]) -> tuple[list[Trajectory], list[Array]]:
+        """Judged trajectories and the advantages of their policy tokens."""
+        judged = [group.members for group in groups if group.members]
+        credits = attribute(self.transforms, [[TurnTable.of(member) for member in members] for members in judged])
+        trajectories = [member for members in judged for member in members]
+        return trajectories, [tokens for credit in credits for tokens in credit.token_advantages()]
+
+    def _check_records(self, trajectories: Sequence[Trajectory]) -> None:
+        """Trained ids equal sampled ids, and the published weights sampled them; anything else stops the run."""
+        if not trajectories:
+            raise TrainingError(f"step {self.step + 1}: every episode was aborted; the store holds their errors")
+        for trajectory in trajectories:
+            rows = trajectory.rows()
+            trained = [
+                sorted((turn, token) for row in rows for turn, token in zip(row.turn_ids, row.ids, strict=True) if turn)
+            ][0]
+            sampled = sorted(
+                (index + 1, token) for index, turn in enumerate(trajectory.turns) for token in turn.sampled_ids
+            )
+            if trained != sampled:
+                raise TrainingError(f"task {trajectory.task_id}: the rows to train on differ from the sampled ids")
+            served = {turn.weights_hash for turn in trajectory.turns}
+            if served - {self.weights_hash}:
+                raise TrainingError(f"task {trajectory.task_id}: sampled by weights {served}, not {self.weights_hash}")
+
+    def _save(self) -> None:
+        self.observer.activity("checkpoint", 0, 1)
+        keep = self.config.checkpoint.keep
+        save_checkpoint(self.records.checkpoints, self.learner, self.step, {"step": self.step}, keep=keep)
+        self._saved_step = self.step
+
+    def _save_on_interrupt(self) -> None:
+        if self._saved_step >= 0 and self.step > self._saved_step and not self._updating:
+            self._save()
+
+    def _finish(self) -> TrainResult:
+        from agentrl.report import build_report
+
+        self.observer.phase("report")
+        self.policy.save_pretrained(self.records.policy)
+        self.tokenizer.save_pretrained(self.records.policy)
+        report = build_report(self.records.folder)
+        return TrainResult(self.records.folder, report, self.evaluations)
