@@ -62,9 +62,7 @@ class RunRecords:
 
     def episode(self, phase: str, step: int, request: GroupRequest, trajectory: Trajectory) -> None:
         """Record an episode as it finishes."""
-        self.store.add_episode(
-            self.run, phase, step, request.group_id, int(trajectory.info.get("member", 0)), trajectory
-        )
+        self.store.add_episode(self.run, phase, step, request.group_id, trajectory.member, trajectory)
 
     def logged(self, phase: str) -> dict[int, dict[str, float]]:
         """Metrics of a phase by step."""

@@ -113,6 +113,8 @@ class Trajectory:
 
     task_id: str
     env_id: str = ""
+    member: int = 0
+    """Place in its group, from 0."""
     seed: int = 0
     opening: list[Message] = field(default_factory=list)
     turns: list[Turn] = field(default_factory=list)

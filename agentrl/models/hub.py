@@ -75,9 +75,9 @@ def download(hub_id: str, revision: str | None, report: Report) -> Path:
             if fault is None:
                 return folder
     except GatedRepoError as error:
-        raise ModelError(f"hub model {hub_id!r} is gated: accept its terms on the hub and log in (hf auth login)") from (
-            error
-        )
+        raise ModelError(
+            f"hub model {hub_id!r} is gated: accept its terms on the hub and log in (hf auth login)"
+        ) from error
     except RepositoryNotFoundError as error:
         raise ModelError(
             f"hub model {hub_id!r} does not exist, or is private: check the spelling, or log in (hf auth login)"
@@ -85,11 +85,16 @@ def download(hub_id: str, revision: str | None, report: Report) -> Path:
     except RevisionNotFoundError as error:
         raise ModelError(f"hub model {hub_id!r} has no revision {revision!r}") from error
     except (HfHubHTTPError, httpx.HTTPError, OSError, ValueError) as error:
-        raise ModelError(f"hub model {hub_id!r} cannot be downloaded ({one_line(error)}): try again") from error
+        raise ModelError(
+            f"hub model {hub_id!r} cannot be downloaded ({one_line(error)}): "
+            "check the network and the room in the hub's cache (HF_HOME)"
+        ) from error
     raise ModelError(f"hub model {hub_id!r} cannot be used: {fault}")
 
 
 def _bar(stage: str, report: Report) -> Callable[..., Any]:
+    furthest = 0
+
     class Forward(tqdm):  # type: ignore[type-arg]
         """Shows nothing itself: hands the bytes to `report`. The bar that counts files is ignored."""
 
@@ -98,9 +103,11 @@ def _bar(stage: str, report: Report) -> Callable[..., Any]:
             super().__init__(*args, **{**kwargs, "disable": True})
 
         def update(self, n: float | None = 1) -> bool | None:
+            nonlocal furthest
             self.n += n or 0
-            if self.counts_bytes:
-                report(stage, int(self.n), int(self.total or 0))
+            if self.counts_bytes and self.n > furthest:  # the hub counts transfer and reconstruction apart
+                furthest = int(self.n)
+                report(stage, furthest, int(self.total or 0))
             return None
 
     return Forward
