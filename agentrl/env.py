@@ -10,7 +10,7 @@ driven by one face from reset to its end, since what a coroutine opened belongs 
 
 from __future__ import annotations
 
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -66,7 +66,7 @@ class Step(NamedTuple):
     (a StopReason's value, None while the episode goes on), `state_key` (name of the state now reached)."""
 
 
-class Env(gymnasium.Env[Observation, Any]):
+class Env(gymnasium.Env[Observation, Any], ABC):
     """Base of every environment; subclasses set `splits` and implement `tasks`, `reset` and `step`.
 
     `reset` begins with `task = self.choose_task(seed, options)`.
@@ -80,7 +80,7 @@ class Env(gymnasium.Env[Observation, Any]):
     def __init__(self, *, split: str | None = None, render_mode: str | None = None) -> None:
         """`split` is what `reset` draws a task from when none is named. Raises `ConfigError`."""
         self.split = self.splits[0] if split is None else split
-        self._check_split(self.split)
+        self.check_split(self.split)
         if render_mode is not None and render_mode not in self.metadata["render_modes"]:
             modes = list(self.metadata["render_modes"])
             raise ConfigError(f"render_mode={render_mode!r} is unknown; {nearest(render_mode, modes)}")
@@ -90,9 +90,9 @@ class Env(gymnasium.Env[Observation, Any]):
 
     # -- tasks ---------------------------------------------------------------------------------------------------
 
+    @abstractmethod
     def tasks(self, split: str) -> TaskSet:
         """The tasks of a split; raises `ConfigError` if there is no such split."""
-        raise NotImplementedError(f"{type(self).__name__} must implement tasks(split)")
 
     def task(self, task_id: str) -> Task:
         """The task called `split:name`; raises `ConfigError` if there is none."""
@@ -116,7 +116,8 @@ class Env(gymnasium.Env[Observation, Any]):
             raise ConfigError(f"split={self.split!r} has no tasks")
         return tasks[int(self.np_random.integers(len(tasks)))]
 
-    def _check_split(self, split: str) -> None:
+    def check_split(self, split: str) -> None:
+        """Raise `ConfigError` unless `split` is one of `splits`."""
         if split not in self.splits:
             raise ConfigError(f"split={split!r} is unknown; {nearest(str(split), list(self.splits))}")
 
@@ -133,6 +134,13 @@ class Env(gymnasium.Env[Observation, Any]):
         """
         raise NotImplementedError(f"{type(self).__name__} has no oracle")
 
+    def finish(self, reason: StopReason) -> Verdict:
+        """Whoever drives the episode ends it here (turn or token limit): judge what there is, release what it held.
+
+        The verdict's reward belongs to the last turn. The next call is a reset.
+        """
+        return Verdict(0.0)
+
     # -- the coroutine face ------------------------------------------------------------------------------------------
 
     async def areset(
@@ -146,11 +154,8 @@ class Env(gymnasium.Env[Observation, Any]):
         return Step(*await in_thread(self.step, action))  # type: ignore[arg-type]
 
     async def afinish(self, reason: StopReason) -> Verdict:
-        """Whoever drives the episode ends it here (turn or token limit): judge what there is, release what it held.
-
-        The verdict's reward belongs to the last turn. The next call is a reset.
-        """
-        return Verdict(0.0)
+        """`finish` as a coroutine."""
+        return await in_thread(self.finish, reason)
 
     async def aclose(self) -> None:
         """`close` as a coroutine."""
@@ -188,6 +193,10 @@ class AsyncEnv(Env):
     async def astep(self, action: Action) -> Step:
         """Take the assistant's message."""
 
+    async def afinish(self, reason: StopReason) -> Verdict:
+        """End the episode from outside: judge what there is, release what it held."""
+        return Verdict(0.0)
+
     async def aclose(self) -> None:
         """Release everything. Idempotent."""
 
@@ -208,6 +217,10 @@ class AsyncEnv(Env):
     def step(self, action: Action) -> Step:
         """`astep` for blocking code, on a private event loop."""
         return run_sync(self.astep(action))
+
+    def finish(self, reason: StopReason) -> Verdict:
+        """`afinish` for blocking code, on a private event loop."""
+        return run_sync(self.afinish(reason))
 
     def close(self) -> None:
         """`aclose` for blocking code, on a private event loop."""
@@ -248,15 +261,14 @@ def ensure_env(env: gymnasium.Env[Any, Any]) -> Env:
 class ForeignEnv(Env):
     """Any Gymnasium environment as an `Env`; its blocking methods run in threads.
 
-    Around wrappers of an `Env`, everything that the inner environment offers (tasks, tools, oracle, snapshots) passes
-    through. Around a plain environment over text, a task is a seed: `train:17` and `test:17` reset it with seeds of
+    Around wrappers of an `Env`, what the inner environment offers (tasks, tools, oracle) passes through; what a wrapper
+    cuts short (`TimeLimit`) the inner environment judges. No snapshots: wrappers have state of their own. Around a plain environment over text, a task is a seed: `train:17` and `test:17` reset it with seeds of
     their own, whatever seed the episode has, so that the members of a group play the same problem. Its observations
     may be text or messages; it gets messages, or text if its action space is `gymnasium.spaces.Text`.
     """
 
     num_seeds = 2**31
     """Tasks a split of a plain environment."""
-    _ended_by_limit = StopReason.MAX_TURNS.value
 
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
         self.env = env
@@ -273,7 +285,7 @@ class ForeignEnv(Env):
     def tasks(self, split: str) -> TaskSet:
         if self._inner is not None:
             return self._inner.tasks(split)
-        self._check_split(split)
+        self.check_split(split)
         return GeneratedTasks(split, self.num_seeds, lambda index: Task(f"{split}:{index}", split, ()))
 
     def gold(self, task: Task) -> Any:
@@ -300,24 +312,18 @@ class ForeignEnv(Env):
         message = as_message(action)
         taken = message.text if isinstance(self.env.action_space, spaces.Text) else message
         observation, reward, terminated, truncated, info = self.env.step(taken)
-        ended = "terminated" if terminated else self._ended_by_limit if truncated else None
-        common: dict[str, Any] = {"tool_calls": [], "parse_error": False, "metrics": {}, "stop_reason": ended}
+        common: dict[str, Any] = {"tool_calls": [], "parse_error": False, "metrics": {}, "stop_reason": None}
         info = {**common, **info}
-        if info["stop_reason"] is None:  # a wrapper ended what the environment would have gone on with
-            info["stop_reason"] = ended
+        if terminated or truncated:
+            cut = info["stop_reason"] is None and not terminated
+            if cut and self._inner is not None:
+                verdict = self._inner.finish(StopReason.MAX_TURNS)
+                reward, info["metrics"] = float(reward) + verdict.reward, dict(verdict.metrics)
+            info["stop_reason"] = info["stop_reason"] or str(StopReason.MAX_TURNS if cut else StopReason.TERMINATED)
         return Step(_as_observation(observation), float(reward), bool(terminated), bool(truncated), info)
 
-    async def afinish(self, reason: StopReason) -> Verdict:
-        return await self._inner.afinish(reason) if self._inner else Verdict(0.0)
-
-    def snapshot(self) -> Any:
-        return self._inner.snapshot() if self._inner else super().snapshot()
-
-    def restore(self, state: Any) -> None:
-        if self._inner is None:
-            super().restore(state)
-        else:
-            self._inner.restore(state)
+    def finish(self, reason: StopReason) -> Verdict:
+        return self._inner.finish(reason) if self._inner else Verdict(0.0)
 
     def render(self) -> Any:
         return self.env.render()

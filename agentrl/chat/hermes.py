@@ -82,7 +82,9 @@ def _body(call: ToolCall) -> str:
 
 def _read_call(text: str, start: int, call_id: str) -> tuple[ToolCall, int]:
     """The call whose opening tag ends at `start`, and the position behind its closing tag."""
-    begin = start + len(text[start:]) - len(text[start:].lstrip())
+    begin = start
+    while begin < len(text) and text[begin].isspace():
+        begin += 1
     try:
         value, end = json.JSONDecoder().raw_decode(text, begin)
     except (ValueError, RecursionError) as error:
@@ -162,15 +164,15 @@ def _json_kind(value: Any) -> str:
     return kinds.get(type(value), type(value).__name__)
 
 
-HERMES = tool_formats.register("hermes", HermesFormat())
+HERMES = HermesFormat()
+tool_formats.register("hermes", HERMES)
 
 
 def parse_tool_calls(text: str) -> tuple[str, tuple[ToolCall, ...]]:
     """Content outside the `<tool_call>` tags, and the calls; see `ToolCallFormat.parse`."""
-    content, calls = HERMES.parse(text)
-    return content, calls
+    return HERMES.parse(text)
 
 
 def format_tool_calls(content: str, calls: Sequence[ToolCall]) -> str:
     """The inverse of `parse_tool_calls`, in the spacing of Hermes and Qwen."""
-    return str(HERMES.format(content, calls))
+    return HERMES.format(content, calls)

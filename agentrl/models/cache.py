@@ -121,6 +121,10 @@ def _build(folder: Path, origin: dict[str, Any], build: Build) -> None:
 
 
 def _write_manifest(folder: Path, origin: dict[str, Any]) -> None:
+    readable = folder.stat().st_mode & 0o666  # as the umask has it; safetensors writes files for the owner only
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.chmod(readable)
     files = {
         path.relative_to(folder).as_posix(): {"size": path.stat().st_size, "sha256": file_sha256(path)}
         for path in sorted(folder.rglob("*"))

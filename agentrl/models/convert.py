@@ -11,7 +11,7 @@ import io
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -19,7 +19,10 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from agentrl.errors import ModelError
 from agentrl.models.progress import Report
+from agentrl.models.quiet import without_bars
 from agentrl.models.text import one_line
+
+_auto = cast(Any, AutoModelForCausalLM)  # its annotations leave out output_loading_info
 
 
 def fp32_bytes(file: Path) -> int:
@@ -40,9 +43,7 @@ def convert_gguf(file: Path, target: Path, title: str, report: Report) -> None:
     where: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True}
     report(f"converting {title}: reading the weights")
     with _reading(file):
-        loaded, info = AutoModelForCausalLM.from_pretrained(
-            file.parent, dtype=torch.float32, output_loading_info=True, **where
-        )
+        loaded, info = _auto.from_pretrained(file.parent, dtype=torch.float32, output_loading_info=True, **where)
         if info["missing_keys"]:
             raise ValueError(f"weights are missing: {sorted(info['missing_keys'])[0]}")
         model = _without_quantisation(loaded)
@@ -51,7 +52,7 @@ def convert_gguf(file: Path, target: Path, title: str, report: Report) -> None:
         tokenizer = AutoTokenizer.from_pretrained(file.parent, **where)
     report(f"converting {title}: writing safetensors")
     try:
-        with _muted():
+        with without_bars():
             model.save_pretrained(target)
             tokenizer.save_pretrained(target)
         _check_saved(model, target)
@@ -65,7 +66,7 @@ def _without_quantisation(loaded: PreTrainedModel) -> PreTrainedModel:
     settings = loaded.config.to_dict()
     settings.pop("quantization_config", None)
     with torch.device("meta"):  # no memory, no random initialisation: the weights are assigned, not copied
-        model: PreTrainedModel = AutoModelForCausalLM.from_config(type(loaded.config).from_dict(settings))
+        model: PreTrainedModel = _auto.from_config(type(loaded.config).from_dict(settings))
     model.load_state_dict(loaded.state_dict(), strict=True, assign=True)
     model.tie_weights()
     model.generation_config = loaded.generation_config

@@ -6,7 +6,6 @@ download with its retries begin. What is in the hub's own cache needs no network
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -15,7 +14,7 @@ import httpx
 import huggingface_hub
 from huggingface_hub import constants
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
-from tqdm.auto import tqdm
+from huggingface_hub.utils.tqdm import tqdm
 
 from agentrl.errors import ModelError
 from agentrl.models.folder import folder_fault
@@ -92,15 +91,15 @@ def download(hub_id: str, revision: str | None, report: Report) -> Path:
     raise ModelError(f"hub model {hub_id!r} cannot be used: {fault}")
 
 
-def _bar(stage: str, report: Report) -> Callable[..., Any]:
+def _bar(stage: str, report: Report) -> type[Any]:
     furthest = 0
 
-    class Forward(tqdm):  # type: ignore[type-arg]
+    class Forward(tqdm):
         """Shows nothing itself: hands the bytes to `report`. The bar that counts files is ignored."""
 
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             self.counts_bytes = kwargs.get("unit") == "B"
-            super().__init__(*args, **{**kwargs, "disable": True})
+            super().__init__(*args, **{**kwargs, "disable": True})  # type: ignore[no-untyped-call]
 
         def update(self, n: float | None = 1) -> bool | None:
             nonlocal furthest

@@ -35,8 +35,13 @@ def list_models() -> list[ModelInfo]:
     smollm2 = packaged.SMOLLM2
     source = packaged.cached(smollm2)
     built_in = [
-        _info(smollm2.name, ModelKind.PACKAGED, "SmolLM2-135M-Instruct, 134.5M parameters", source and source.path),
-        _info(TINY, ModelKind.TINY, "seeded policy for tests and teaching, 0.8M parameters", _newest_tiny()),
+        _info(
+            smollm2.name,
+            ModelKind.PACKAGED,
+            "SmolLM2-135M-Instruct, 134.5M parameters",
+            source.path if source else None,
+        ),
+        _info(TINY, ModelKind.TINY, "seeded policy for tests and teaching, 0.7M parameters", _newest_tiny()),
     ]
     converted = [
         _info(str(folder), ModelKind.GGUF, f"converted from {origin.get('name', 'a GGUF file')}", folder)

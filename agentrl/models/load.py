@@ -12,6 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from agentrl.errors import ModelError
+from agentrl.models.quiet import without_bars
 from agentrl.models.source import ModelSource
 from agentrl.models.text import one_line
 
@@ -54,8 +55,10 @@ def load_model(
         raise ModelError(f"device {str(device)!r} cannot be used here: {one_line(error)}") from error
     settings: dict[str, Any] = {"dtype": dtype, "attn_implementation": attn_implementation, "local_files_only": True}
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(source.path, output_loading_info=True, **settings)
-        placed = cast(PreTrainedModel, model.to(place))
+        auto = cast(Any, AutoModelForCausalLM)  # its annotations leave out output_loading_info
+        with without_bars():
+            model, info = auto.from_pretrained(source.path, output_loading_info=True, **settings)
+        placed = cast(PreTrainedModel, model.to(place).eval())
     except Exception as error:  # whatever a foreign reader raises, the folder's files or the settings are the matter
         raise ModelError(f"model {source.name!r} cannot be loaded: {one_line(error)}") from error
     gaps = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
@@ -63,4 +66,4 @@ def load_model(
         raise ModelError(
             f"model {source.name!r} cannot be loaded: its files lack or misfit {len(gaps)} weights, the first {gaps[0]}"
         )
-    return placed.eval()
+    return placed

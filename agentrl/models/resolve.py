@@ -1,8 +1,8 @@
 """From what a user writes after `--model` to a model on this disk.
 
-Invariant: a name is judged before anything slow happens, and a name that cannot be used ends in one `ModelError` of one
-line that says what was found and what to do. A built-in name wins over a folder of the same name (write `./tiny` for the
-folder), an existing folder over a hub id.
+Invariant: a name is judged before anything slow happens, and a name that cannot be used ends in one `ModelError` of
+one line that says what was found and what to do. A built-in name wins over a folder of the same name (write `./tiny`
+for the folder), an existing folder over a hub id.
 """
 
 from __future__ import annotations

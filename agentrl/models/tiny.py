@@ -1,15 +1,16 @@
 """A small policy for tests and teaching: a real decoder of transformers' own classes that learns in seconds on a CPU.
 
-Three layers of width 128 (0.8M parameters): two layers are the least that can copy ("find where this stood before, take
-what followed"), which calling a calculator asks for; a third makes it quick. Its vocabulary is the printable
-ASCII characters, one token each, so that operands are copied digit by digit, plus single tokens for the frame of chats
-and tool calls, which keep an episode to a few dozen tokens. Invariant: `decode(encode(text)) == text` for printable ASCII
+Three layers of width 128 (0.7M parameters): two layers are the least that can copy ("find where this stood before,
+take what followed"), which calling a calculator asks for; a third makes it quick. Its vocabulary is the printable ASCII
+characters, one token each, so that operands are copied digit by digit, plus single tokens for the frame of chats and
+tool calls, which keep an episode to a few dozen tokens. Invariant: `decode(encode(text)) == text` for printable ASCII
 and newlines; any other character becomes `<unk>`. The weights depend on the seed alone.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models
@@ -17,6 +18,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast, Qwen3Config, 
 
 from agentrl.models import cache
 from agentrl.models.progress import Report
+from agentrl.models.quiet import without_bars
 from agentrl.models.source import ModelKind, ModelSource
 
 TINY_VERSION = 1
@@ -59,9 +61,10 @@ def build_tiny(seed: int = 0) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]
         dtype="float32",
     )
     with torch.random.fork_rng(devices=[]):
-        model = Qwen3ForCausalLM(config)
+        model = cast(PreTrainedModel, Qwen3ForCausalLM(config))
     _initialise(model, seed)
-    return model.float().eval(), tokenizer
+    model.train(False)
+    return model, tokenizer
 
 
 def tiny_source(name: str, seed: int, report: Report) -> ModelSource:
@@ -69,7 +72,8 @@ def tiny_source(name: str, seed: int, report: Report) -> ModelSource:
 
     def build(target: Path, _scratch: Path) -> None:
         model, tokenizer = build_tiny(seed)
-        model.save_pretrained(target)
+        with without_bars():
+            model.save_pretrained(target)
         tokenizer.save_pretrained(target)
 
     origin = {"name": name, "kind": ModelKind.TINY, "seed": seed}
@@ -97,7 +101,7 @@ def _tokenizer() -> PreTrainedTokenizerFast:
     backend.decoder = decoders.Fuse()
     backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
     backend.add_tokens([AddedToken(token, special=False, normalized=False) for token in FRAME])
-    tokenizer = PreTrainedTokenizerFast(
+    tokenizer = cast(Any, PreTrainedTokenizerFast)(
         tokenizer_object=backend,
         unk_token=UNKNOWN,
         pad_token=PADDING,
@@ -107,4 +111,4 @@ def _tokenizer() -> PreTrainedTokenizerFast:
         model_input_names=["input_ids", "attention_mask"],
     )
     tokenizer.chat_template = CHAT_TEMPLATE
-    return tokenizer
+    return cast(PreTrainedTokenizerFast, tokenizer)

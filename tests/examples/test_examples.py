@@ -1,0 +1,60 @@
+"""Every example runs as a user would run it, in its small form."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+SMALL = ["steps=1", "eval.episodes=4", "warm_start.steps=2", "warm_start.episodes_per_step=2"]
+SMALL += ["rollout.groups_per_step=2", "rollout.group_size=2"]
+CASES = {
+    "train_from_python.py": SMALL,
+    "custom_environment.py": SMALL,
+    "custom_advantage.py": SMALL,
+    "custom_tool.py": [],
+    "evaluate_model.py": ["oracle", "20"],
+}
+
+
+def run(script: str, arguments: list[str], folder: Path) -> str:
+    environment = {**os.environ, "AGENTRL_CACHE": str(folder / "cache"), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / script), *arguments],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_every_example_has_a_case() -> None:
+    assert {path.name for path in EXAMPLES.glob("*.py")} == set(CASES)
+
+
+@pytest.mark.parametrize("script", [name for name, arguments in CASES.items() if arguments is SMALL])
+def test_training_examples_leave_a_report(script: str, tmp_path: Path) -> None:
+    run(script, CASES[script], tmp_path)
+    reports = list(tmp_path.glob("runs/*/report.html"))
+    assert len(reports) == 1
+    assert "<svg" in reports[0].read_text() or "data:image/png" in reports[0].read_text()
+
+
+def test_custom_tool_answers_and_explains(tmp_path: Path) -> None:
+    out = run("custom_tool.py", [], tmp_path)
+    assert "42.165 km" in out
+    assert "use km or miles" in out
+    assert "[invalid_arguments]" in out
+
+
+def test_evaluate_oracle(tmp_path: Path) -> None:
+    result = json.loads(run("evaluate_model.py", CASES["evaluate_model.py"], tmp_path))
+    assert result["shares"]["correct"]["value"] == 1.0
+    assert result["episodes"] == 20
