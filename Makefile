@@ -23,8 +23,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "Making $(VENV) (first time or changed requirements; a few minutes) ..."
 	@$(PYTHON) -m venv $(VENV) || { echo "On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 2; }
 	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[test,dev]' \
-	  | sed -u -n 's#^Collecting \([^ ]*\).*#  resolving \1#p; s#^ *\(Downloading\) .*/\([^/]*\.whl (.*\)#  getting \2#p; \
-	    s#^ *Downloading \([^/]*\.whl (.*\)#  getting \1#p; s#^Processing .*/#  using #p; s#^Installing.*#  installing ...#p'
+	  | sed -u -n -e 's#^Collecting \([^ ]*\).*#  resolving \1#p; s#^Processing .*/#  using #p; s#^Installing.*#  installing ...#p' \
+	    -e 's#^ *Downloading \(.*/\)\{0,1\}\([^/]*\.whl (.*\)#  getting \2#p'
 	@touch $@
 
 train: $(STAMP) ## train the quickstart recipe: a real language model learns to use a calculator
@@ -45,9 +45,7 @@ typecheck: $(STAMP) ## mypy over the kernel, the packs and the examples
 	@rm -rf $(TYPES) && mkdir -p $(TYPES)/agentrl
 	@ln -s "$(CURDIR)"/agentrl/* "$(CURDIR)"/{envs,tools,rollouts} $(TYPES)/agentrl/
 	@ln -s "$(CURDIR)/examples" $(TYPES)/examples
-	cd $(TYPES) && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache -p agentrl
-	$(if $(wildcard examples/*.py),cd $(TYPES) && ../../$(BIN)/mypy --config-file ../../pyproject.toml \
-	  --cache-dir ../../.mypy_cache $(wildcard examples/*.py))
+	cd $(TYPES) && ../../$(BIN)/mypy --config-file ../../pyproject.toml --cache-dir ../../.mypy_cache agentrl examples
 
 format: $(STAMP) ## let ruff format and fix what it can
 	$(BIN)/ruff check --fix .

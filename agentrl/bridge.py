@@ -97,7 +97,7 @@ def run_sync(coroutine: Coroutine[Any, Any, T]) -> T:
     """
     if _private.is_current():
         coroutine.close()
-        raise AgentRLError("a blocking call inside a coroutine that a blocking call drives; await the coroutine instead")
+        raise AgentRLError("a blocking call inside a coroutine that a blocking call drives: await it instead")
     future = asyncio.run_coroutine_threadsafe(coroutine, _private.get())
     try:
         return future.result()

@@ -196,12 +196,18 @@ def load_config(
         _merge(tree, _read_yaml(file))
     for key, value in values.items():
         _assign(tree, key.replace("__", "."), value)
+    return validate(parse_overrides(overrides, tree))
+
+
+def parse_overrides(overrides: Sequence[str], tree: dict[str, Any] | None = None) -> dict[str, Any]:
+    """Set every `dotted.key=value` in `tree` (a new one by default) and return it; values are YAML."""
+    tree = {} if tree is None else tree
     for override in overrides:
         key, separator, text = override.partition("=")
         if not separator or not key:
-            raise ConfigError(f"override {override!r} is not of the form key=value, as in optimiser.lr=1e-5")
+            raise ConfigError(f"{override!r} is not of the form key=value, as in optimiser.lr=1e-5")
         _assign(tree, key.strip(), _parse_value(key, text))
-    return validate(tree)
+    return tree
 
 
 def validate(tree: dict[str, Any]) -> RunConfig:

@@ -70,7 +70,9 @@ class PhaseProgress:
         if self.total is None or last <= first:
             return None
         each = (end - start) / (last - first)
-        return max(0.0, each * (self.total - self.done) - (self._clock() - end))
+        left = max(0, self.total - self.done)
+        under_way = min(each, self._clock() - end)  # a unit that takes longer than usual is reckoned as nearly done
+        return max(0.0, each * left - under_way)
 
 
 class LiveDisplay(Observer):

@@ -261,10 +261,12 @@ def ensure_env(env: gymnasium.Env[Any, Any]) -> Env:
 class ForeignEnv(Env):
     """Any Gymnasium environment as an `Env`; its blocking methods run in threads.
 
-    Around wrappers of an `Env`, what the inner environment offers (tasks, tools, oracle) passes through; what a wrapper
-    cuts short (`TimeLimit`) the inner environment judges. No snapshots: wrappers have state of their own. Around a plain environment over text, a task is a seed: `train:17` and `test:17` reset it with seeds of
-    their own, whatever seed the episode has, so that the members of a group play the same problem. Its observations
-    may be text or messages; it gets messages, or text if its action space is `gymnasium.spaces.Text`.
+    Around wrappers of an `Env`, what the inner environment offers (tasks, tools, oracle) passes through, and the inner
+    environment judges what a wrapper (`TimeLimit`) cuts short. No snapshots: wrappers have state of their own.
+
+    Around a plain environment over text, a task is a seed: `train:17` and `test:17` reset it with seeds of their own,
+    whatever seed the episode has, so that the members of a group play the same problem. Its observations may be text
+    or messages; it gets messages, or text if its action space is `gymnasium.spaces.Text`.
     """
 
     num_seeds = 2**31

@@ -129,9 +129,10 @@ def constructor_parameters(what: str, cls: type) -> dict[str, tuple[Any, Any]] |
             continue
         if base is object:
             return found
-        for name, parameter in _parameters(what, base.__init__, untyped=True).items():
+        constructor = vars(base)["__init__"]
+        for name, parameter in _parameters(what, constructor, untyped=True).items():
             found.setdefault(name, parameter)
-        kinds = [parameter.kind for parameter in inspect.signature(base.__init__).parameters.values()]
+        kinds = [parameter.kind for parameter in inspect.signature(constructor).parameters.values()]
         if inspect.Parameter.VAR_KEYWORD not in kinds:
             return found
     return None

@@ -96,6 +96,6 @@ def _refuse_masks(mask: Any, probability: Any) -> None:
 
 
 # Gymnasium batches unknown spaces as tuples by itself, but not with observation_mode="different".
-_batch_tuples = batch_differing_spaces.dispatch(Text)  # type: ignore[attr-defined]
+_batch_tuples = batch_differing_spaces.dispatch(Text)
 batch_differing_spaces.register(ActionSpace, _batch_tuples)
 batch_differing_spaces.register(ObservationSpace, _batch_tuples)

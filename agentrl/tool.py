@@ -97,10 +97,10 @@ class Tool(ABC):
         shown as JSON. Whatever it raises becomes an observation of kind `failed`.
         """
 
-    async def open(self, episode: Episode) -> None:
+    async def open(self, episode: Episode) -> None:  # noqa: B027 - most tools have no session
         """Begin the session of an episode. What it raises aborts the episode."""
 
-    async def close(self) -> None:
+    async def close(self) -> None:  # noqa: B027
         """End the session, whatever happened in it. Idempotent."""
 
     async def snapshot(self) -> Any:
@@ -108,7 +108,7 @@ class Tool(ABC):
         if self.stateful:
             raise EnvError(f"tool {self.name!r} has a session that cannot be copied in mid-episode")
 
-    async def restore(self, state: Any) -> None:
+    async def restore(self, state: Any) -> None:  # noqa: B027
         """Bring a session just opened to the state of a snapshot, which stays as it is."""
 
     def schema(self) -> dict[str, Any]:
@@ -137,7 +137,9 @@ class Tool(ABC):
 class FunctionTool(Tool):
     """A function as a tool; still callable as the function that it was."""
 
-    def __init__(self, function: Callable[..., Any], *, name: str | None, description: str | None, inline: bool) -> None:
+    def __init__(
+        self, function: Callable[..., Any], *, name: str | None, description: str | None, inline: bool
+    ) -> None:
         functools.update_wrapper(cast(Any, self), function)
         self.function = function
         self.name = name or function.__name__

@@ -53,7 +53,7 @@ class ToolEnv(AsyncEnv):
 
     tools: ClassVar[Sequence[str | Tool | type[Tool] | Callable[..., Any]]] = ()
     """Names, tools, tool classes or functions."""
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi"]}
+    metadata = {"render_modes": ["ansi"], "render_fps": 1}  # noqa: RUF012 - Gymnasium declares it for instances
 
     def __init__(
         self,
@@ -76,7 +76,11 @@ class ToolEnv(AsyncEnv):
             tool_options: options of tools by the name of the tool.
         """
         super().__init__(split=split, render_mode=render_mode)
-        for key, value in {"max_turns": max_turns, "max_invalid_turns": max_invalid_turns, "max_calls": max_calls}.items():
+        for key, value in {
+            "max_turns": max_turns,
+            "max_invalid_turns": max_invalid_turns,
+            "max_calls": max_calls,
+        }.items():
             if value < 1:
                 raise ConfigError(f"{key}={value!r} must be at least 1")
         self.max_turns = max_turns

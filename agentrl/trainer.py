@@ -18,7 +18,7 @@ from agentrl.advantages.base import Array, TurnTable, attribute
 from agentrl.assembly import Actors, build_actors, build_learner, build_transforms, check, load_policy, task_set
 from agentrl.config import RunConfig
 from agentrl.errors import CheckpointError, ConfigError, TrainingError
-from agentrl.evaluation.evaluate import eval_requests, run_policy
+from agentrl.evaluation.runner import eval_requests, run_policy
 from agentrl.evaluation.result import EvalResult, summarise
 from agentrl.learner.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from agentrl.observe import Observer

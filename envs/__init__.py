@@ -1,0 +1,1 @@
+"""Bundled environments, announced by entry points and imported when one is made."""

@@ -1,6 +1,6 @@
 """What every test shares. Markers are declared in pyproject.toml.
 
-Invariant: a test without the marker `network` or `slow` reaches no other machine; a connection to one is refused.
+Invariant: a test without the marker `network` or `slow` opens no connection to another machine; it is refused.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Bundled tools, announced by entry points and imported when one is asked for by name."""

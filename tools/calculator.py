@@ -1,9 +1,9 @@
 """The tool `calculator`: exact arithmetic on numbers, nothing else.
 
 The expression is parsed by Python's own parser and evaluated over `fractions.Fraction` by walking the tree; sympy would
-bring symbols, functions and an `eval` that none of this needs. Invariant: a number and every intermediate result have at
-most `MAX_BITS` bits, the expression at most `MAX_LENGTH` characters, so that any call takes well under a millisecond
-and a few kilobytes; that is why it runs inline, on the event loop.
+bring symbols, functions and an `eval` that none of this needs. Invariant: a number and every intermediate result have
+at most `MAX_BITS` bits, the expression at most `MAX_LENGTH` characters, so that a call takes microseconds and a few
+kilobytes; that is why it runs on the event loop itself.
 """
 
 from __future__ import annotations

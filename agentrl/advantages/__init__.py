@@ -1,0 +1,58 @@
+"""Credit assignment: from the rewards of groups to one advantage a policy token.
+
+`build` makes the list of transforms that a configuration names, `check_order` refuses one that cannot be right,
+`attribute` runs it. Bundled: `grpo`, `dr_grpo`, `rloo` (one number a trajectory) and `turn_loo` (one a turn).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from agentrl import registry
+from agentrl.advantages.base import Array, Credit, Stage, Transform, TurnTable, attribute, check_order
+from agentrl.advantages.function import FunctionTransform, advantage
+from agentrl.advantages.group import GRPO, RLOO, DrGRPO
+from agentrl.advantages.statistics import GroupStatistic, PeerRule
+from agentrl.advantages.turn_returns import TurnLeaveOneOut, discounted_returns
+from agentrl.components import Spec, checked_options, construct, split_spec
+from agentrl.errors import ConfigError
+
+__all__ = [
+    "GRPO",
+    "RLOO",
+    "Array",
+    "Credit",
+    "DrGRPO",
+    "FunctionTransform",
+    "GroupStatistic",
+    "PeerRule",
+    "Stage",
+    "Transform",
+    "TurnLeaveOneOut",
+    "TurnTable",
+    "advantage",
+    "attribute",
+    "build",
+    "check_order",
+    "discounted_returns",
+]
+
+
+def build(specs: Sequence[Spec]) -> list[Transform]:
+    """The transforms that `specs` describe, in order.
+
+    A registered function becomes a `FunctionTransform`. Raises `UnknownNameError` or `ConfigError`, one line each.
+    """
+    return [_build_one(spec) for spec in specs]
+
+
+def _build_one(spec: Spec) -> Transform:
+    name, options = split_spec(spec)
+    component = registry.advantages.get(name)
+    if not isinstance(component, type) and callable(component):
+        checked = checked_options(f"advantage {name!r}", component, options, bound=1)
+        return FunctionTransform(component, checked, name)
+    transform = construct(registry.advantages, spec)
+    if not isinstance(transform, Transform):
+        raise ConfigError(f"advantage {name!r} is a {type(transform).__name__}, not an agentrl Transform")
+    return transform

@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
+from itertools import pairwise
 from typing import ClassVar
 
 import numpy as np
@@ -114,8 +115,8 @@ class Transform(ABC):
     """One step of credit assignment. Options are constructor keywords; subclasses are registered by name."""
 
     stage: ClassVar[Stage]
-    min_group_size: ClassVar[int] = 1
-    """Group estimators need peers: a smaller configured group is an error at start."""
+    min_group_size: int = 1
+    """Group estimators need peers: a smaller configured group is an error at start. Options may lower it."""
 
     @abstractmethod
     def __call__(self, groups: list[Credit]) -> list[Credit]:
@@ -126,7 +127,7 @@ def check_order(transforms: Sequence[Transform], group_size: int) -> None:
     """Raise `ConfigError` for a list of transforms that cannot be right."""
     if not any(transform.stage is Stage.ESTIMATE for transform in transforms):
         raise ConfigError("advantages: the list has no estimator; begin with one such as grpo, rloo or turn_loo")
-    for earlier, later in zip(transforms, transforms[1:], strict=False):
+    for earlier, later in pairwise(transforms):
         if later.stage < earlier.stage:
             raise ConfigError(
                 f"advantages: {type(later).__name__} ({later.stage.name.lower()}) must stand before "

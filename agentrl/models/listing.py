@@ -34,13 +34,9 @@ def list_models() -> list[ModelInfo]:
     """Built-in models first, then converted GGUF files. No network, and nothing is built."""
     smollm2 = packaged.SMOLLM2
     source = packaged.cached(smollm2)
+    path = source.path if source else None
     built_in = [
-        _info(
-            smollm2.name,
-            ModelKind.PACKAGED,
-            "SmolLM2-135M-Instruct, 134.5M parameters",
-            source.path if source else None,
-        ),
+        _info(smollm2.name, ModelKind.PACKAGED, "SmolLM2-135M-Instruct, 134.5M parameters", path),
         _info(TINY, ModelKind.TINY, "seeded policy for tests and teaching, 0.7M parameters", _newest_tiny()),
     ]
     converted = [

@@ -16,6 +16,12 @@ from agentrl.models.quiet import without_bars
 from agentrl.models.source import ModelSource
 from agentrl.models.text import one_line
 
+TOKENIZER_FILES = (
+    *("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt"),
+    *("spiece.model", "sentencepiece.bpe.model", "tekken.json"),
+)
+"""Files of which every tokenizer has one: the vocabulary in the forms that transformers reads."""
+
 
 def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
     """The tokenizer of `source`; raises `ModelError` where it is missing or names no end of turn.
@@ -23,6 +29,12 @@ def load_tokenizer(source: ModelSource) -> PreTrainedTokenizerBase:
     Where no pad token is set, pad becomes eos (no new vocabulary): padding must then be told from text by length or
     mask, never by id, because a sampled eos has the same id.
     """
+    if not any((source.path / name).is_file() for name in TOKENIZER_FILES):
+        # transformers would invent a tokenizer with an empty vocabulary for some architectures
+        raise ModelError(
+            f"model {source.name!r} has no tokenizer: {source.path} lacks {TOKENIZER_FILES[0]}; "
+            "save the base model's tokenizer there"
+        )
     try:
         tokenizer = cast(PreTrainedTokenizerBase, AutoTokenizer.from_pretrained(source.path, local_files_only=True))
     except Exception as error:  # whatever a foreign reader raises, the folder's files are the matter

@@ -32,7 +32,7 @@ def kind_of(name: str) -> ModelKind:
     if name in BUILT_IN:
         return BUILT_IN[name]
     path = Path(name).expanduser()
-    if path.is_dir():
+    if name and path.is_dir():
         return ModelKind.FOLDER
     if name.lower().endswith(".gguf") or path.is_file():
         return ModelKind.GGUF

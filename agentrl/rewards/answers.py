@@ -8,6 +8,7 @@ bounded number of digits and a bounded exponent.
 from __future__ import annotations
 
 import re
+from collections import deque
 from fractions import Fraction
 
 MAX_ANSWER = 4096
@@ -26,7 +27,7 @@ _NUMBER = re.compile(
     rf"(?P<sign>[+-]?)\s?\$?\s?(?P<numerator>{_DECIMAL})(?:\s?/\s?(?P<denominator>{_DECIMAL}))?\s?(?P<percent>%?)"
 )
 _PARTS = re.compile(r"(?P<whole>[\d,]*)(?:\.(?P<fraction>\d*))?(?:[eE](?P<exponent>[+-]?\d+))?")
-_LAST_NUMBER = re.compile(rf"(?<![\w.])[+-]?\$?{_DECIMAL}(?:/{_DECIMAL})?%?(?![\w])")
+_NUMBER_IN_TEXT = re.compile(rf"(?<![\w.])[+-]?\$?{_DECIMAL}(?:/{_DECIMAL})?%?(?![\w])")
 _STATED = re.compile(r"\banswer\s*(?::|=|\bis\b:?)\s*", re.IGNORECASE)
 _BOXED = "\\boxed{"
 _MINUS = str.maketrans({"\u2212": "-", "\u2013": "-", "\u00a0": " "})
@@ -62,8 +63,8 @@ def numeric_match(answer: str, gold: str | int | float | Fraction, tolerance: fl
 def parse_number(text: str) -> Fraction | None:
     """The exact rational that `text` is, or None.
 
-    Accepted, with white space, one leading `$`, one closing full stop and enclosing `$...$` or `\\(...\\)` ignored: `124`,
-    `-3`, `+3`, `1,234` (groups of three), `3.50`, `.5`, `1e3`, `1/3`, `-7/2`, `50%` (a half). Not accepted: words, units,
+    Accepted: `124`, `-3`, `+3`, `1,234` (groups of three), `3.50`, `.5`, `1e3`, `1/3`, `-7/2`, `50%` (a half). Ignored:
+    white space, one leading `$`, one closing full stop, enclosing `$...$` or `\\(...\\)`. Not accepted: words, units,
     mixed numbers, more than `MAX_DIGITS` digits, exponents beyond `MAX_EXPONENT`.
     """
     if len(text) > MAX_ANSWER:
@@ -89,25 +90,26 @@ def extract_answer(text: str) -> str | None:
     """The answer that `text` gives, or None; only the last `MAX_TEXT` characters are looked at.
 
     In this order: (1) what stands in the last `\\boxed{...}`, braces balanced; (2) what follows the last "answer:",
-    "answer =" or "answer is", up to the end of the line, reduced to its number if it begins with one; (3) the last
-    number in the text.
+    "answer =" or "answer is", up to the end of the line, after its last "=", reduced to its number if it begins with
+    one; (3) the last number in the text.
     """
     text = text[-MAX_TEXT:].translate(_MINUS)
     boxed = _last_boxed(text)
     if boxed is not None:
         return boxed
-    stated = None
-    for stated in _STATED.finditer(text):
-        pass
+    stated = _last(_STATED, text)
     if stated is not None:
-        line = text[stated.end() :].split("\n", 1)[0].strip().strip("*").strip()
+        line = text[stated.end() :].split("\n", 1)[0].rpartition("=")[2].strip(" \t\r*")
         if line:
-            number = _LAST_NUMBER.match(line)
-            return number[0] if number else line.removesuffix(".")[:MAX_ANSWER]
-    last = None
-    for last in _LAST_NUMBER.finditer(text):
-        pass
-    return last[0] if last is not None else None
+            number = _NUMBER_IN_TEXT.match(line)
+            return (number[0] if number else line[:MAX_ANSWER]).removesuffix(".")
+    number = _last(_NUMBER_IN_TEXT, text)
+    return number[0].removesuffix(".") if number else None
+
+
+def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
+    found = deque(pattern.finditer(text), maxlen=1)
+    return found[0] if found else None
 
 
 def _last_boxed(text: str) -> str | None:

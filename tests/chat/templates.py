@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers, trainers
 from tokenizers.models import BPE
 from transformers import PreTrainedTokenizerFast
 
@@ -56,6 +56,8 @@ QWEN3 = (
 
 TEMPLATES = {"chatml": CHATML, "qwen": QWEN, "llama": LLAMA, "qwen3": QWEN3}
 
+_WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+"""Llama 3's and Qwen's word pattern: line ends never join the word behind them, so a turn's ids start afresh."""
 _SPECIAL = ["<|im_start|>", "<|im_end|>", "<|begin|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
 _CORPUS = ["user\nassistant\n\nWhat is the answer? <tool_call>\n</tool_call>\n\n  the tool says 1 2 3 and then  stops\n"] * 4
 
@@ -63,7 +65,12 @@ _CORPUS = ["user\nassistant\n\nWhat is the answer? <tool_call>\n</tool_call>\n\n
 def make_tokenizer(template: str | None = "chatml", eos: str = "<|im_end|>") -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer of about 350 tokens, with merges across spaces and newlines."""
     core = Tokenizer(BPE())
-    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_WORDS), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
     core.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=350,

@@ -53,7 +53,7 @@ async def run_oracle(make_env: Callable[[], Env], requests: list[GroupRequest], 
         await env.aclose()
 
 
-def evaluate_model(
+def evaluate(
     model: str,
     env: str = "agentrl/Arithmetic-v0",
     *,

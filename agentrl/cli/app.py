@@ -1,0 +1,45 @@
+"""The application: every command group under one name."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from agentrl.cli import doctor, envs, evaluate, models, recipes, report, tools, train
+
+app = typer.Typer(
+    name="agentrl",
+    help="Reinforcement learning for tool-using language-model agents.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    epilog="Begin with:  agentrl train --recipe quickstart   or   agentrl doctor",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from agentrl import __version__
+
+        typer.echo(f"agentrl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Reinforcement learning for tool-using language-model agents."""
+
+
+app.command("train", epilog=train.EXAMPLES)(train.train_command)
+app.command("eval", epilog=evaluate.EXAMPLES)(evaluate.eval_command)
+app.add_typer(envs.app, name="envs")
+app.add_typer(tools.app, name="tools")
+app.add_typer(recipes.app, name="recipes")
+app.add_typer(models.app, name="models")
+app.command("report", epilog=report.EXAMPLES)(report.report_command)
+app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor_command)

@@ -1,0 +1,138 @@
+"""`agentrl envs list | show ID | play ID`."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import json
+from typing import Annotated, Any
+
+import typer
+
+from agentrl.cli.output import Json, console, options_of, print_json, print_table
+from agentrl.env import Env, ensure_env, make
+from agentrl.errors import ConfigError
+from agentrl.messages import Message, ToolCall, assistant
+from agentrl.oracle import oracle_trajectory
+from agentrl.registration import env_ids
+
+app = typer.Typer(help="Environments: tasks, tools and judges.", no_args_is_help=True)
+EnvId = Annotated[str, typer.Argument(metavar="ID", help="Environment id; see `agentrl envs list`.")]
+Options = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Environment options.")]
+
+
+@app.command("list", epilog="Example:  agentrl envs list --json")
+def list_command(as_json: Json = False) -> None:
+    """List the registered environments."""
+    environments = [{"id": name, "from": origin} for name, origin in sorted(env_ids().items())]
+    if as_json:
+        print_json(environments)
+    else:
+        print_table(["id", "from"], [[environment["id"], environment["from"]] for environment in environments])
+
+
+@app.command("show", epilog="Example:  agentrl envs show agentrl/Arithmetic-v0 'levels=[2]'")
+def show_command(env_id: EnvId, options: Options = None, as_json: Json = False) -> None:
+    """Show what an environment is: options, splits, tools, a task and the oracle's solution of it."""
+    env = ensure_env(make(env_id, **options_of(options or [])))
+    about = _describe(env, env_id)
+    if as_json:
+        print_json(about)
+        return
+    out = console()
+    out.print(f"{env_id}\n\n{about['description']}\n", markup=False)
+    print_table(["option", "default"], [[name, repr(default)] for name, default in about["options"].items()])
+    out.print(f"\nsplits: {about['splits']}\ntools:  {', '.join(about['tools']) or 'none'}\n", markup=False)
+    out.print(f"task {about['example']['task']}, solved by the oracle:", markup=False)
+    for message in about["example"]["messages"]:
+        _print_message(Message.from_wire(message))
+    out.print(f"reward {about['example']['reward']}", markup=False)
+
+
+@app.command("play", epilog="Example:  agentrl envs play agentrl/Arithmetic-v0 --task test:3 'levels=[2]'")
+def play_command(
+    env_id: EnvId,
+    options: Options = None,
+    task: Annotated[str | None, typer.Option(help="Task id, such as test:3; default: a random one.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seeds the choice of the task.")] = None,
+) -> None:
+    """Play an episode yourself: answer in words, or call a tool as `calculator {"expression": "1+1"}`; q quits."""
+    asyncio.run(_play(ensure_env(make(env_id, **options_of(options or []))), task, seed))
+
+
+async def _play(env: Env, task: str | None, seed: int | None) -> None:
+    names = {schema["function"]["name"]: schema["function"]["parameters"] for schema in env.tool_schemas()}
+    messages, _ = await env.areset(seed=seed, options={"task": task} if task else None)
+    out, total, finished = console(), 0.0, False
+    try:
+        while not finished:
+            for message in messages:
+                _print_message(message)
+            try:
+                line = input("you> ").strip()
+            except EOFError:
+                break
+            if line in ("q", "quit"):
+                break
+            messages, reward, terminated, truncated, info = await env.astep(_action(line, names))
+            total += reward
+            finished = terminated or truncated
+            if finished:
+                for message in messages:
+                    _print_message(message)
+                out.print(f"{info['stop_reason']}: reward {total:g}, {info['metrics']}", markup=False)
+    finally:
+        await env.aclose()
+    if not finished:
+        out.print(f"left; reward so far {total:g}", markup=False)
+
+
+def _action(line: str, tools: dict[str, dict[str, Any]]) -> Message:
+    """A line that begins with a tool's name is a call; its rest is JSON, or the text of the tool's one argument."""
+    name, _, rest = line.partition(" ")
+    if name not in tools:
+        return assistant(line)
+    rest = rest.strip()
+    properties = list(tools[name].get("properties", {}))
+    arguments = rest if rest.startswith("{") or len(properties) != 1 else json.dumps({properties[0]: rest})
+    return assistant(tool_calls=(ToolCall(id="call_0", name=name, arguments=arguments or "{}"),))
+
+
+def _print_message(message: Message) -> None:
+    out = console()
+    if message.text:
+        out.print(f"{message.role}: {message.text}", markup=False)
+    for call in message.tool_calls:
+        out.print(f"{message.role} calls {call.name} {call.arguments}", markup=False)
+
+
+def _describe(env: Env, env_id: str) -> dict[str, Any]:
+    inner = env.unwrapped
+    parameters = inspect.signature(type(inner).__init__).parameters
+    splits = {split: len(env.tasks(split)) for split in env.splits}
+    first = next((split for split, size in splits.items() if size), None)
+    if first is None:
+        raise ConfigError(f"{env_id} has no tasks")
+    about: dict[str, Any] = {
+        "id": env_id,
+        "description": inspect.getdoc(type(inner)) or "",
+        "options": {
+            name: parameter.default
+            for name, parameter in parameters.items()
+            if parameter.default is not inspect.Parameter.empty
+        },
+        "splits": splits,
+        "tools": [schema["function"]["name"] for schema in env.tool_schemas()],
+        "example": _example(env, env.tasks(first)[0].id),
+    }
+    env.close()
+    return about
+
+
+def _example(env: Env, task: str) -> dict[str, Any]:
+    try:
+        solved = asyncio.run(oracle_trajectory(env, None, task, seed=0))
+    except ConfigError:
+        messages, _ = env.reset(seed=0, options={"task": task})
+        return {"task": task, "messages": [message.to_wire() for message in messages], "reward": None}
+    return {"task": task, "messages": [message.to_wire() for message in solved.messages], "reward": solved.reward}

@@ -1,0 +1,162 @@
+"""What a report is made from: one run, read from its folder.
+
+Invariant: nothing is made up for what is not there; absent pieces are absent here and named in `missing`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from agentrl.errors import StoreError
+from agentrl.store import RunRecord, RunStore
+
+STORE_FILE = "store.sqlite"
+CONFIG_FILE = "config.yaml"
+STAGES = ("base", "warm_start", "trained")
+
+Steps = list[tuple[int, dict[str, float]]]
+"""Metrics by step."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A held-out evaluation."""
+
+    stage: str
+    """`base`, `warm_start`, `trained`, or `step` for one on the way."""
+    step: int
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class RunData:
+    """A run as far as it came."""
+
+    run: RunRecord
+    config_text: str
+    config: dict[str, Any]
+    """The parsed configuration; empty where it cannot be read."""
+    train: Steps
+    warm_start: Steps
+    evaluations: list[Evaluation]
+    """Base, warm-started and trained, those that there are."""
+    on_the_way: list[Evaluation]
+    missing: list[str] = field(default_factory=list)
+
+    @property
+    def planned(self) -> int | None:
+        """Training steps that the configuration asks for."""
+        steps = self.config.get("steps")
+        return steps if isinstance(steps, int) else None
+
+    @property
+    def last_step(self) -> int:
+        """The last training step that is recorded; 0 before the first."""
+        return self.train[-1][0] if self.train else 0
+
+    @property
+    def finished(self) -> bool:
+        """Every planned step was trained."""
+        return self.planned is not None and self.last_step >= self.planned
+
+    def evaluation(self, stage: str) -> Evaluation | None:
+        """The evaluation of a stage, if there is one."""
+        return next((evaluation for evaluation in self.evaluations if evaluation.stage == stage), None)
+
+    def setting(self, dotted: str) -> Any:
+        """A value of the configuration; None if it has no such key."""
+        value: Any = self.config
+        for key in dotted.split("."):
+            value = value.get(key) if isinstance(value, dict) else None
+        return value
+
+
+def open_store(folder: Path) -> RunStore:
+    """The store of a run's folder; raises `StoreError` if there is none."""
+    file = folder / STORE_FILE
+    if not file.is_file():
+        raise StoreError(f"{str(folder)!r} is no run's folder: it has no {STORE_FILE}")
+    return RunStore(file)
+
+
+def load_run(folder: Path, store: RunStore) -> RunData:
+    """Read the run; raises `StoreError` if the store holds none."""
+    file_text, config = _read_config(folder / CONFIG_FILE)
+    run = _choose(store, folder, config)
+    train = store.metrics(run.id, "train")
+    evaluations = [
+        Evaluation(stage, *found[-1]) for stage in STAGES if (found := store.metrics(run.id, f"eval/{stage}"))
+    ]
+    data = RunData(
+        run=run,
+        config_text=run.config if file_text is None else file_text,
+        config=config,
+        train=train,
+        warm_start=store.metrics(run.id, "warm_start"),
+        evaluations=evaluations,
+        on_the_way=[Evaluation("step", *entry) for entry in store.metrics(run.id, "eval/step")],
+    )
+    if file_text is None:
+        data.missing.append(f"{CONFIG_FILE} cannot be read; the configuration shown is the one in the store.")
+    data.missing.extend(_missing(data))
+    return data
+
+
+def seconds_account(data: RunData) -> list[tuple[str, float]]:
+    """Where the run's wall-clock time went, seconds by what it was spent on; zero entries are left out."""
+    account: dict[str, float] = {}
+
+    def add(name: str, seconds: float) -> None:
+        if seconds > 0:  # not-a-number is not
+            account[name] = account.get(name, 0.0) + seconds
+
+    for _, metrics in data.train:
+        parts = {name[8:]: value for name, value in metrics.items() if name.startswith("seconds/") and "/" not in name[8:]}
+        for name, value in parts.items():
+            add(name, value)
+        add("unaccounted", _beyond_rounding(metrics.get("seconds", 0.0) - sum(parts.values())))
+    for _, metrics in data.warm_start:
+        add("warm start", metrics.get("seconds", 0.0))
+    for evaluation in data.evaluations + data.on_the_way:
+        add("evaluation", evaluation.metrics.get("seconds", 0.0))
+    return list(account.items())
+
+
+def _beyond_rounding(seconds: float) -> float:
+    return seconds if seconds > 1e-3 else 0.0
+
+
+def _choose(store: RunStore, folder: Path, config: dict[str, Any]) -> RunRecord:
+    runs = store.runs()
+    if not runs:
+        raise StoreError(f"{str(folder / STORE_FILE)!r} holds no run yet")
+    return next((run for run in runs if run.name == config.get("name")), runs[-1])
+
+
+def _read_config(file: Path) -> tuple[str | None, dict[str, Any]]:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return None, {}
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError:
+        tree = None
+    return text, tree if isinstance(tree, dict) else {}
+
+
+def _missing(data: RunData) -> list[str]:
+    notes: list[str] = []
+    if not data.train:
+        notes.append("No training step is recorded yet.")
+    elif data.planned is not None and not data.finished:
+        notes.append(f"The run stopped after step {data.last_step} of {data.planned}; --resume continues it.")
+    if not data.evaluations:
+        notes.append("No held-out evaluation is recorded.")
+    elif data.evaluation("trained") is None:
+        notes.append("The trained policy was not evaluated.")
+    return notes

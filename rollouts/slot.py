@@ -1,0 +1,148 @@
+"""EnvSlot: the environment of one worker, made when it is first needed, replaced when it failed, closed at the end.
+
+Invariant: at any time a slot holds at most one environment, and every environment that was ever made here is closed:
+by `close`, or, where one of its calls ignores its cancellation, as soon as that call ends.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import gymnasium
+
+from agentrl.bridge import in_thread
+from agentrl.env import Env, Step, Verdict, ensure_env
+from agentrl.errors import EnvError
+from agentrl.messages import Message
+from agentrl.trajectory import StopReason
+
+from .boundary import Deadline, Overdue, Stage, abandon, as_data, bounded
+
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
+
+class Opening(NamedTuple):
+    """What a reset gives."""
+
+    messages: list[Message]
+    record: dict[str, Any]
+    """The environment's own record of the task."""
+    state_key: str | None
+    env_id: str
+
+
+class EnvSlot:
+    """Drives one environment after the other under deadlines; failures come out as `Aborted`."""
+
+    def __init__(self, make_env: Callable[[], gymnasium.Env[Any, Any]], step_seconds: float) -> None:
+        self._make_env = make_env
+        self._step_seconds = step_seconds
+        self._env: Env | None = None
+        self.broken = False
+        """A call failed or was cut: the state of the environment is unknown, and `close` must come before a reset."""
+
+    async def reset(self, task_id: str, seed: int, deadline: Deadline) -> Opening:
+        """Begin an episode, in a new environment if there is none."""
+
+        async def call(env: Env) -> Opening:
+            messages, info = await env.areset(seed=seed, options={"task": task_id})
+            record = info.get("task")
+            env_id = env.spec.id if env.spec else ""
+            return Opening(list(messages), dict(record) if isinstance(record, Mapping) else {}, _key(info), env_id)
+
+        if self._env is None:
+            await self._make(deadline)
+        return await self._call(Stage.RESET, call, deadline)
+
+    async def step(self, message: Message, deadline: Deadline) -> Step:
+        """Take the assistant's message."""
+
+        async def call(env: Env) -> Step:
+            observation, reward, terminated, truncated, info = await env.astep(message)
+            if not math.isfinite(reward):
+                raise EnvError(f"the reward is {reward}, not a finite number")
+            if info.get("stop_reason") is not None:
+                StopReason(info["stop_reason"])  # what is no stop reason is the environment's error, here
+            return Step(tuple(observation), float(reward), bool(terminated), bool(truncated), info)
+
+        return await self._call(Stage.STEP, call, deadline)
+
+    async def finish(self, reason: StopReason, deadline: Deadline) -> Verdict:
+        """End the episode at a limit of the rollout's: the environment judges what there is."""
+
+        async def call(env: Env) -> Verdict:
+            verdict = await env.afinish(reason)
+            if not math.isfinite(verdict.reward):
+                raise EnvError(f"the reward is {verdict.reward}, not a finite number")
+            return verdict
+
+        return await self._call(Stage.FINISH, call, deadline)
+
+    async def close(self, deadline: Deadline) -> None:
+        """Close the environment if there is one; it is gone afterwards, closed or not. Raises `Aborted`."""
+        env, self._env, self.broken = self._env, None, False
+        if env is None:
+            return
+
+        def abandoned(task: asyncio.Task[None]) -> None:
+            _log.warning("%s does not close; it is abandoned", _name(env))
+            abandon(task, _name(env))
+
+        try:
+            await bounded(env.aclose(), deadline.teardown_limit(self._step_seconds), deadline.grace, abandoned)
+        except Exception as error:
+            raise as_data(Stage.CLOSE, error) from error
+
+    async def _call(self, stage: Stage, call: Callable[[Env], Coroutine[Any, Any, T]], deadline: Deadline) -> T:
+        env = self._env
+        if env is None:
+            raise RuntimeError(f"{stage} without an environment")
+
+        def abandoned(task: asyncio.Task[T]) -> None:
+            _log.warning("%s ignores the cancellation of its %s; it is abandoned", _name(env), stage)
+            self._env = None
+            abandon(task, _name(env), lambda _: env.aclose())
+
+        self.broken = True
+        try:
+            result = await bounded(call(env), deadline.limit(self._step_seconds), deadline.grace, abandoned)
+        except Exception as error:
+            raise as_data(stage, error) from error
+        self.broken = False
+        return result
+
+    async def _make(self, deadline: Deadline) -> None:
+        """Make an environment in a thread: constructors load data and start processes."""
+        task = asyncio.ensure_future(in_thread(lambda: ensure_env(self._make_env())))
+        try:
+            limit = deadline.limit(self._step_seconds)
+            await asyncio.wait({task}, timeout=limit.seconds)
+            if not task.done():
+                raise Overdue(f"not done within {limit.setting}")
+            self._env = task.result()
+        except Exception as error:
+            raise as_data(Stage.MAKE, error) from error
+        finally:
+            if self._env is None:  # the thread cannot be stopped: whatever it makes is closed when it is there
+                keeper = abandon(task, "an environment in the making", _close_made)
+                await asyncio.wait({keeper}, timeout=deadline.grace())
+
+
+async def _close_made(task: asyncio.Task[Env]) -> None:
+    if not task.cancelled() and task.exception() is None:
+        await task.result().aclose()
+
+
+def _key(info: Mapping[str, Any]) -> str | None:
+    key = info.get("state_key")
+    return None if key is None else str(key)
+
+
+def _name(env: Env) -> str:
+    return f"environment {env.spec.id if env.spec else type(env.unwrapped).__name__}"
