@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
-from pydantic import ConfigDict, ValidationError, create_model
+from pydantic import ConfigDict, Field, ValidationError, create_model
 
 from agentrl.errors import ConfigError
 from agentrl.registry import Registry, nearest
@@ -21,6 +21,7 @@ T = TypeVar("T")
 Spec = str | Mapping[str, Any]
 """A component by name, or a mapping with the key `name` and the constructor's options."""
 
+_OPTIONS = ConfigDict(arbitrary_types_allowed=True, allow_inf_nan=False)
 _BOUND_BY_KEYWORD = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
@@ -56,30 +57,20 @@ def checked_options(
     a number is one: YAML 1.1 takes `1e-6` for text.
     """
     parameters = list(_signature(factory).parameters.values())[bound:]
-    fields: dict[str, Any] = {
-        parameter.name: (
-            Any if parameter.annotation is inspect.Parameter.empty else parameter.annotation,
-            ... if parameter.default is inspect.Parameter.empty else parameter.default,
-        )
-        for parameter in parameters
-        if parameter.kind in _BOUND_BY_KEYWORD
-    }
+    named = {parameter.name: parameter for parameter in parameters if parameter.kind in _BOUND_BY_KEYWORD}
     open_ended = any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters)
     for key in options:
-        if key not in fields and not open_ended:
-            raise ConfigError(f"{label} has no option {key!r}; {_offer(str(key), list(fields))}")
-    model = create_model(
-        "Options",
-        __config__=ConfigDict(
-            arbitrary_types_allowed=True, allow_inf_nan=False, extra="allow", protected_namespaces=()
-        ),
-        **fields,
-    )
+        if key not in named and not open_ended:
+            raise ConfigError(f"{label} has no option {key!r}; {_offer(str(key), list(named))}")
+    # Aliases, since an option may be called like an attribute of pydantic's models ("copy", "schema").
+    fields = {f"option_{index}": _field(parameter) for index, parameter in enumerate(named.values())}
+    model = create_model("Options", __config__=_OPTIONS, **fields)  # type: ignore[call-overload]
     try:
         validated = model(**options)
     except ValidationError as error:
         raise ConfigError(_one_line(label, error)) from None
-    return {key: getattr(validated, key) for key in options}
+    converted = {name: getattr(validated, f"option_{index}") for index, name in enumerate(named)}
+    return {key: converted.get(key, value) for key, value in options.items()}
 
 
 def one_of(key: str, value: T, valid: Iterable[T]) -> T:
@@ -97,6 +88,12 @@ def _signature(factory: Callable[..., Any]) -> inspect.Signature:
         signature = inspect.signature(factory)
         untyped = [item.replace(annotation=inspect.Parameter.empty) for item in signature.parameters.values()]
         return signature.replace(parameters=untyped)
+
+
+def _field(parameter: inspect.Parameter) -> tuple[Any, Any]:
+    annotation = Any if parameter.annotation is inspect.Parameter.empty else parameter.annotation
+    default = ... if parameter.default is inspect.Parameter.empty else parameter.default
+    return annotation, Field(default, alias=parameter.name)
 
 
 def _offer(key: str, names: list[str]) -> str:

@@ -14,10 +14,11 @@ import asyncio
 import logging
 import math
 from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple, TypeVar
 
-from agentrl.errors import ConfigError, EngineError
+from agentrl.errors import AgentRLError, ConfigError, EngineError
 from agentrl.trajectory import StopReason
 
 T = TypeVar("T")
@@ -72,6 +73,35 @@ def as_data(stage: Stage, error: Exception) -> Aborted:
     if isinstance(error, EngineError):
         return Aborted(StopReason.ENGINE_ERROR, f"{stage}: {error}")
     raise error
+
+
+@dataclass(slots=True)
+class Health:
+    """Whether something that every episode needs works at all: successes and failures over all episodes of a run."""
+
+    stage: Stage
+    raises: type[AgentRLError]
+    patience: int
+    """Failures in a row after which it counts as out of reach."""
+    worked: bool = False
+    strikes: int = 0
+    last: str = ""
+    cause: Exception | None = None
+
+    def success(self) -> None:
+        self.worked, self.strikes = True, 0
+
+    def failure(self, cause: Exception, text: str) -> None:
+        self.strikes += 1
+        self.cause, self.last = cause, text
+
+    def verdict(self, at_end: bool) -> AgentRLError | None:
+        """The error that ends the run, None while there is hope. At the end of a run, one success is hope enough."""
+        if self.strikes == 0 or (self.worked if at_end else self.strikes < self.patience):
+            return None
+        error = self.raises(f"{self.stage} failed {self.strikes} times in a row; last: {self.last}")
+        error.__cause__ = self.cause
+        return error
 
 
 class Limit(NamedTuple):

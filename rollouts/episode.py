@@ -24,7 +24,7 @@ from agentrl.rollout import GroupRequest, RolloutContext
 from agentrl.seeding import derive_seed
 from agentrl.trajectory import StopReason, Trajectory, Turn
 
-from .boundary import Aborted, Deadline, Limit, Overdue, Stage, abandon, as_data, bounded
+from .boundary import Aborted, Deadline, Health, Limit, Overdue, Stage, abandon, as_data, bounded
 from .slot import EnvSlot
 
 T = TypeVar("T")
@@ -56,35 +56,13 @@ class Job:
 
 
 @dataclass(slots=True)
-class EngineHealth:
-    """Whether the engine answers at all: successes and failures over all episodes of a run."""
-
-    patience: int
-    """Episodes in a row that may fail before the engine counts as unreachable."""
-    answered: bool = False
-    strikes: int = 0
-    error: EngineError | None = None
-
-    def success(self) -> None:
-        self.answered, self.strikes = True, 0
-
-    def failure(self, error: EngineError) -> None:
-        self.strikes += 1
-        self.error = error
-
-    @property
-    def unreachable(self) -> bool:
-        return self.strikes >= self.patience
-
-
-@dataclass(slots=True)
 class Episode:
     """The play of one job; `play` runs it once and leaves the record in `trajectory`."""
 
     context: RolloutContext
     job: Job
     slot: EnvSlot
-    health: EngineHealth
+    health: Health
     sleep: Sleep
     trajectory: Trajectory = field(init=False)
     deadline: Deadline = field(init=False)
@@ -221,7 +199,7 @@ class Episode:
                 completion = await bounded(call, self.deadline.limit(), self.deadline.grace, self._abandon_call)
             except EngineError as error:
                 if attempt >= self.context.limits.engine_retries:
-                    self.health.failure(error)
+                    self.health.failure(error, str(error))
                     raise as_data(Stage.GENERATE, error) from error
                 await self.sleep(min(BACKOFF_SECONDS * 2**attempt, self.deadline.play_left()))
             except Overdue as error:

@@ -18,12 +18,12 @@ from collections.abc import AsyncGenerator, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import count
 
-from agentrl.errors import ConfigError, EngineError
+from agentrl.errors import ConfigError, EngineError, EnvError
 from agentrl.rollout import GroupRequest, RolloutContext
 from agentrl.trajectory import Group, Trajectory
 
-from .boundary import TEARDOWN_SECONDS, Aborted, Deadline
-from .episode import EngineHealth, Episode, Job, Sleep
+from .boundary import TEARDOWN_SECONDS, Aborted, Deadline, Health, Stage
+from .episode import Episode, Job, Sleep
 from .slot import EnvSlot
 
 _log = logging.getLogger(__name__)
@@ -32,8 +32,8 @@ _runs = count()
 
 READ_AHEAD = 2
 """Finished episodes that may wait for the consumer, in multiples of the concurrency; always two groups."""
-ENGINE_PATIENCE = 4
-"""Least number of episodes in a row that the engine must fail before it counts as unreachable."""
+PATIENCE = 4
+"""Least number of episodes in a row that must fail before the engine, or the making of environments, is given up."""
 
 
 class Manager:
@@ -54,8 +54,8 @@ class Manager:
     async def run(self, requests: Iterable[GroupRequest]) -> AsyncGenerator[Group, None]:
         """Yield the group of each request, in order of completion.
 
-        Raises `EngineError` once the engine is unreachable, after the groups that were finished by then; whatever the
-        iterable raises; `ConfigError` for a user's mistake that shows only now (a task that does not exist).
+        Raises `EngineError` once the engine is unreachable, or `EnvError` once no environment can be made, after the
+        groups that were finished by then; whatever the iterable raises; `ConfigError` for a user's mistake that shows only now (a task that does not exist).
         """
         run = _Run(self._context, requests, self._sleep)
         try:
@@ -88,7 +88,9 @@ class _Run:
         self._context = context
         self._sleep = sleep
         self._jobs = self._expand(requests)
-        self._health = EngineHealth(max(ENGINE_PATIENCE, context.limits.concurrency))
+        patience = max(PATIENCE, context.limits.concurrency)
+        self._engine = Health(Stage.GENERATE, EngineError, patience)
+        self._envs = Health(Stage.MAKE, EnvError, patience)
         self._workers: set[asyncio.Task[None]] = set()
         self._absent = 0
         """Workers that have not entered `client()` yet."""
@@ -117,10 +119,11 @@ class _Run:
     async def next_group(self) -> Group | None:
         """The next finished group, None at the end; raises what ended the run, after the groups finished by then."""
         while not self._unread:
+            if not self._workers:
+                self._check_health(at_end=True)
             if self._failure is not None:
                 raise self._failure
             if not self._workers:
-                self._raise_if_never_answered()
                 return None
             self._readable.clear()
             await self._readable.wait()
@@ -131,7 +134,7 @@ class _Run:
         return group
 
     async def stop(self) -> None:
-        """Cancel every worker and wait for the teardowns, which are bounded: a second cancellation does not cut them."""
+        """Cancel every worker and wait for the teardowns (bounded); a second cancellation does not cut them short."""
         for worker in self._workers:
             worker.cancel()
         cancelled = False
@@ -154,17 +157,10 @@ class _Run:
                 _log.error("a further worker failed: %r", error)
         self._readable.set()
 
-    def _raise_if_never_answered(self) -> None:
-        if self._health.error is not None and not self._health.answered:
-            raise self._unreachable(self._health.error)
-
-    def _unreachable(self, error: EngineError) -> EngineError:
-        attempts = 1 + self._context.limits.engine_retries
-        failure = EngineError(
-            f"the engine failed {self._health.strikes} episodes in a row, {attempts} attempts each; last: {error}"
-        )
-        failure.__cause__ = error
-        return failure
+    def _check_health(self, at_end: bool = False) -> None:
+        """End the run where the engine, or the making of environments, only fails."""
+        if self._failure is None:
+            self._failure = self._engine.verdict(at_end) or self._envs.verdict(at_end)
 
     # -- episodes in and out -------------------------------------------------------------------------------------------
 
@@ -212,15 +208,14 @@ class _Run:
             del self._open[episode.job.ordinal]
             self._unread.append(group.close())
             self._unread_episodes += len(group.members)
-        if self._health.unreachable and self._failure is None and self._health.error is not None:
-            self._failure = self._unreachable(self._health.error)
+        self._check_health()
         self._readable.set()
 
     # -- the workers' side ---------------------------------------------------------------------------------------------
 
     async def _work(self, first: Job) -> None:
         job: Job | None = first
-        slot = EnvSlot(self._context.make_env, self._context.limits.step_seconds)
+        slot = EnvSlot(self._context.make_env, self._context.limits.step_seconds, self._envs)
         try:
             while job is not None:
                 await self._shift(job, slot)
@@ -253,7 +248,7 @@ class _Run:
         await self._all_present.wait()
 
     async def _play(self, job: Job, slot: EnvSlot) -> Episode:
-        episode = Episode(self._context, job, slot, self._health, self._sleep)
+        episode = Episode(self._context, job, slot, self._engine, self._sleep)
         try:
             await episode.play()
         except asyncio.CancelledError:

@@ -20,7 +20,7 @@ from agentrl.errors import EnvError
 from agentrl.messages import Message
 from agentrl.trajectory import StopReason
 
-from .boundary import Deadline, Overdue, Stage, abandon, as_data, bounded
+from .boundary import Deadline, Health, Overdue, Stage, abandon, as_data, bounded
 
 T = TypeVar("T")
 
@@ -40,8 +40,10 @@ class Opening(NamedTuple):
 class EnvSlot:
     """Drives one environment after the other under deadlines; failures come out as `Aborted`."""
 
-    def __init__(self, make_env: Callable[[], gymnasium.Env[Any, Any]], step_seconds: float) -> None:
+    def __init__(self, make_env: Callable[[], gymnasium.Env[Any, Any]], step_seconds: float, health: Health) -> None:
+        """`health` is told whether environments can be made."""
         self._make_env = make_env
+        self._health = health
         self._step_seconds = step_seconds
         self._env: Env | None = None
         self.broken = False
@@ -126,8 +128,11 @@ class EnvSlot:
             if not task.done():
                 raise Overdue(f"not done within {limit.setting}")
             self._env = task.result()
+            self._health.success()
         except Exception as error:
-            raise as_data(Stage.MAKE, error) from error
+            aborted = as_data(Stage.MAKE, error)
+            self._health.failure(error, str(aborted).removeprefix(f"{Stage.MAKE}: "))
+            raise aborted from error
         finally:
             if self._env is None:  # the thread cannot be stopped: whatever it makes is closed when it is there
                 keeper = abandon(task, "an environment in the making", _close_made)

@@ -77,9 +77,11 @@ def absolute_in_pack(tree: ast.Module, path: str) -> Iterator[str]:
     """A pack reaches its own files by relative import, so that it can be copied out as a package of its own."""
     owner = f"agentrl.{Path(path).parts[0]}"
     for node in ast.walk(tree):
-        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        if isinstance(node, ast.ImportFrom) and node.level == 0:
-            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        if not isinstance(node, ast.Import | ast.ImportFrom):
+            continue
+        names = [alias.name for alias in node.names]
+        if isinstance(node, ast.ImportFrom):
+            names = [] if node.level else [f"{node.module}.{name}" for name in names]
         yield from (
             f"{path}:{node.lineno} imports {name}: use a relative import" for name in names if inside(name, owner)
         )

@@ -54,5 +54,5 @@ def _build_one(spec: Spec) -> Transform:
         return FunctionTransform(component, checked, name)
     transform = construct(registry.advantages, spec)
     if not isinstance(transform, Transform):
-        raise ConfigError(f"advantage {name!r} is a {type(transform).__name__}, not an agentrl Transform")
+        raise ConfigError(f"advantage {name!r} is of class {type(transform).__name__}, not an agentrl Transform")
     return transform

@@ -3,18 +3,22 @@
 Invariant: the control tokens of a rendered text are the template's own. Where a message's content spells one
 (`<|im_start|>` in a tool's answer, say) it is replaced by a placeholder before the template runs and encoded as plain
 characters afterwards; all other text is encoded together, so that harmless conversations get the template's usual ids.
-Not safe across threads: encoding such a span switches the tokenizer's treatment of special tokens for a moment.
+Encoding is safe across threads.
 """
 
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from agentrl.errors import ChatError
 from agentrl.messages import Message, Role
+
+_ENCODING = threading.Lock()
+"""Held while a tokenizer encodes: `split_special_tokens` switches a state that all calls of the tokenizer share."""
 
 
 class Tokenizer(Protocol):
@@ -140,7 +144,10 @@ class ChatTemplate:
         return str(text)
 
     def _encode(self, text: str) -> list[int]:
-        return self.tokenizer.encode(text, add_special_tokens=False) if text else []
+        if not text:
+            return []
+        with _ENCODING:
+            return self.tokenizer.encode(text, add_special_tokens=False)
 
     def _encode_after(self, text: str, token: int) -> list[int]:
         ids = self._encode(self.decode([token]) + text)
@@ -149,7 +156,8 @@ class ChatTemplate:
     def _encode_plain(self, text: str) -> list[int]:
         """Ids of a text that spells a control token, none of them that token."""
         forbidden = set(self.control.values()) - {self.tokenizer.unk_token_id}
-        ids = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        with _ENCODING:
+            ids = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
         if forbidden.isdisjoint(ids):
             return ids
         # A vocabulary that holds the whole control token as an ordinary word: only single characters are safe.

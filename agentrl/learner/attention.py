@@ -96,12 +96,10 @@ def _row_by_row(
     outputs = []
     with torch.autocast(query.device.type, enabled=False):
         # split, not slices: its backward is one concatenation, not a full-size addition for each row
-        for q, k, v in zip(*(tensor.split(segments.lengths, dim=2) for tensor in (query, key, value)), strict=True):
+        for q, k, v in zip(*(torch.split(tensor, segments.lengths, dim=2) for tensor in (query, key, value)), strict=True):
             length = q.shape[2]
             mask = None if window is None or length <= window else _band(length, window, q.device)
-            outputs.append(
-                scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling)
-            )
+            outputs.append(scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling))
     return torch.cat(outputs, dim=2).to(dtype).transpose(1, 2).contiguous()
 
 
@@ -118,9 +116,7 @@ def _by_kernel(
     q, k, v = (tensor[0].transpose(0, 1).contiguous() for tensor in (query, key, value))
     ends, longest = segments.cu_seq_lens, max(segments.lengths)
     left = -1 if window is None else window - 1
-    output: Tensor = _varlen_attention(
-        q, k, v, ends, ends, longest, longest, scale=scaling, window_size=(left, 0)
-    )
+    output: Tensor = _varlen_attention(q, k, v, ends, ends, longest, longest, scale=scaling, window_size=(left, 0))
     return output[None]
 
 

@@ -78,9 +78,7 @@ def _training_row(
     for name, numbers in (("advantage", own), ("recorded log-probability", behaviour)):
         if not np.isfinite(numbers).all():
             raise TrainingError(f"task {task_id}: a policy token's {name} is not finite")
-    return TrainingRow(
-        np.asarray(row.ids, dtype=np.int64), positions, turns[positions], behaviour, own, trajectory
-    )
+    return TrainingRow(np.asarray(row.ids, dtype=np.int64), positions, turns[positions], behaviour, own, trajectory)
 
 
 def pack(rows: Sequence[TrainingRow], max_tokens: int) -> list[list[int]]:

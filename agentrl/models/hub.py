@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import huggingface_hub
 from huggingface_hub import constants
-from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.utils.tqdm import tqdm
 
 from agentrl.errors import ModelError
@@ -24,17 +24,22 @@ from agentrl.models.text import one_line
 HUB_SECONDS = 4.0
 """A hub that has not answered a HEAD request by then counts as absent: a healthy one needs well under a second."""
 CONFIG_AND_TOKENIZER = ["*.json", "*.jinja", "*.model", "*.txt"]
+WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+"""The older format is taken only where there is no other."""
 OTHER_FORMATS = ["*/*"]
 """Sub-folders of a repository hold the same model for other libraries."""
 
 
-def cached_snapshot(hub_id: str, revision: str | None = None) -> Path | None:
+def cached_snapshot(hub_id: str) -> Path | None:
     """The complete snapshot in the hub's cache, or None; no network."""
-    try:
-        folder = Path(huggingface_hub.snapshot_download(hub_id, revision=revision, local_files_only=True))
-    except (OSError, ValueError):  # LocalEntryNotFoundError is an OSError; a malformed id a ValueError
-        return None
-    return folder if folder_fault(folder) is None else None
+    for weights in WEIGHTS:
+        try:
+            folder = _snapshot(hub_id, weights, local_files_only=True)
+        except (OSError, ValueError):  # nothing or not all of it is cached; the id is malformed
+            continue
+        if folder_fault(folder) is None:
+            return folder
+    return None
 
 
 def hub_absence() -> str | None:
@@ -57,19 +62,11 @@ def hub_absence() -> str | None:
     return answer[0] if answer else f"no answer in {HUB_SECONDS:g} s"
 
 
-def download(hub_id: str, revision: str | None, report: Report) -> Path:
+def download(hub_id: str, report: Report) -> Path:
     """Fetch a snapshot into the hub's cache; its folder is named after the commit. Raises `ModelError`."""
     try:
-        for weights in ("*.safetensors", "*.bin"):  # the older format only where there is no other
-            folder = Path(
-                huggingface_hub.snapshot_download(
-                    hub_id,
-                    revision=revision,
-                    allow_patterns=[*CONFIG_AND_TOKENIZER, weights],
-                    ignore_patterns=OTHER_FORMATS,
-                    tqdm_class=_bar(f"downloading {hub_id}", report),
-                )
-            )
+        for weights in WEIGHTS:
+            folder = _snapshot(hub_id, weights, tqdm_class=_bar(f"downloading {hub_id}", report))
             fault = folder_fault(folder)
             if fault is None:
                 return folder
@@ -81,14 +78,22 @@ def download(hub_id: str, revision: str | None, report: Report) -> Path:
         raise ModelError(
             f"hub model {hub_id!r} does not exist, or is private: check the spelling, or log in (hf auth login)"
         ) from error
-    except RevisionNotFoundError as error:
-        raise ModelError(f"hub model {hub_id!r} has no revision {revision!r}") from error
     except (HfHubHTTPError, httpx.HTTPError, OSError, ValueError) as error:
         raise ModelError(
             f"hub model {hub_id!r} cannot be downloaded ({one_line(error)}): "
             "check the network and the room in the hub's cache (HF_HOME)"
         ) from error
     raise ModelError(f"hub model {hub_id!r} cannot be used: {fault}")
+
+
+def _snapshot(hub_id: str, weights: str, **settings: Any) -> Path:
+    # The same patterns for downloading and for looking: the client compares the cache with all that they match.
+    patterns = [*CONFIG_AND_TOKENIZER, weights]
+    return Path(
+        huggingface_hub.snapshot_download(
+            hub_id, allow_patterns=patterns, ignore_patterns=OTHER_FORMATS, etag_timeout=HUB_SECONDS, **settings
+        )
+    )
 
 
 def _bar(stage: str, report: Report) -> type[Any]:

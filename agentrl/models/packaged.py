@@ -100,7 +100,7 @@ def _from_hub(model: PackagedModel, report: Report) -> ModelSource | None:
     if hub_absence() is not None:
         return None
     try:
-        return _snapshot(model, download(model.hub_id, None, report))
+        return _snapshot(model, download(model.hub_id, report))
     except ModelError as error:  # a proxy's answer, a mirror without this model: the package serves as well
         report(f"{error}; taking the Python package instead")
         return None

@@ -111,7 +111,7 @@ def _hub(name: str, offline: bool, report: Report) -> ModelSource:
                 f"hub model {name!r} is not in the hub's cache and the hub cannot be asked ({absence}): "
                 f"give a folder or a .gguf file, or a built-in model ({', '.join(sorted(BUILT_IN))})"
             )
-        folder = hub.download(name, None, report)
+        folder = hub.download(name, report)
     return ModelSource(name, ModelKind.HUB, folder, hub_id=name, revision=folder.name)
 
 

@@ -38,7 +38,7 @@ def build_objective(spec: Spec) -> Objective:
     objective = construct(registry.objectives, spec)
     if not isinstance(objective, Objective):
         raise ConfigError(
-            f"objective {split_spec(spec)[0]!r} is a {type(objective).__name__}, not an agentrl Objective"
+            f"objective {split_spec(spec)[0]!r} is of class {type(objective).__name__}, not an agentrl Objective"
         )
     return objective
 
@@ -48,5 +48,5 @@ def build_regulariser(spec: Spec) -> Regulariser:
     regulariser = construct(registry.regularisers, spec)
     if not isinstance(regulariser, Regulariser):
         kind = type(regulariser).__name__
-        raise ConfigError(f"regulariser {split_spec(spec)[0]!r} is a {kind}, not an agentrl Regulariser")
+        raise ConfigError(f"regulariser {split_spec(spec)[0]!r} is of class {kind}, not an agentrl Regulariser")
     return regulariser

@@ -73,6 +73,8 @@ class Objective(ABC):
 
     needs: ClassVar[frozenset[str]] = frozenset()
     """Quantities that the scoring pass must provide: "reference", "entropy"."""
+    zero_without_advantage: ClassVar[bool] = True
+    """A token with advantage 0 has loss 0 and no gradient, so the learner may leave out trajectories without credit."""
 
     @abstractmethod
     def __call__(self, batch: TokenBatch) -> TokenLoss:

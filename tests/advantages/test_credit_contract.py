@@ -40,9 +40,9 @@ def test_the_three_layers_add_up() -> None:
 def test_order_is_checked() -> None:
     grpo = advantages.GRPO()
     advantages.check_order([Penalty(), grpo, Whiten()], group_size=2)
-    with pytest.raises(ConfigError, match="GRPO .* must stand before Whiten"):
+    with pytest.raises(ConfigError, match=r"GRPO .* must stand before Whiten"):
         advantages.check_order([Whiten(), grpo], group_size=2)
-    with pytest.raises(ConfigError, match="Penalty .* must stand before GRPO"):
+    with pytest.raises(ConfigError, match=r"Penalty .* must stand before GRPO"):
         advantages.check_order([grpo, Penalty()], group_size=2)
     with pytest.raises(ConfigError, match="no estimator"):
         advantages.check_order([Whiten()], group_size=2)

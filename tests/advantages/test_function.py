@@ -98,6 +98,9 @@ def test_a_taken_name_is_refused() -> None:
 
 
 def test_a_class_that_is_no_transform_is_refused() -> None:
-    registry.advantages.register("odd", dict)
-    with pytest.raises(ConfigError, match="'odd' is a dict, not an agentrl Transform"):
+    class Odd:
+        pass
+
+    registry.advantages.register("odd", Odd)
+    with pytest.raises(ConfigError, match="'odd' is of class Odd, not an agentrl Transform"):
         advantages.build(["odd"])

@@ -94,7 +94,7 @@ def test_a_lock_that_is_never_released(monkeypatch: pytest.MonkeyPatch) -> None:
     cache.models_dir().mkdir(parents=True)
     with (
         cache.FileLock(cache.models_dir() / ".key.lock"),
-        pytest.raises(ModelError, match="another process has held .* preparing model: end it"),
+        pytest.raises(ModelError, match=r"another process has held .* preparing model: end it"),
     ):
         cache.ensure("key", "model", {}, 0, put, silent)
 

@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import torch
 from huggingface_hub import constants
 
 from agentrl.errors import ModelError
@@ -134,7 +135,7 @@ def test_a_repository_that_is_no_model(server: Hub, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "README.json").write_text("{}")
     server.repositories["someone/data"] = tmp_path / "data"
-    with pytest.raises(ModelError, match="'someone/data' cannot be used: it has no config.json"):
+    with pytest.raises(ModelError, match="'someone/data' cannot be used: it has no config"):
         resolve("someone/data")
 
 
@@ -151,3 +152,12 @@ def test_a_hub_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         point_at(f"http://127.0.0.1:{silent.getsockname()[1]}", monkeypatch)
         assert hub.hub_absence() is not None
+
+
+def test_a_repository_in_the_old_format(server: Hub, repository: Path) -> None:
+    (repository / "model.safetensors").unlink()
+    torch.save(build_tiny(5)[0].state_dict(), repository / "pytorch_model.bin")
+    server.repositories["someone/old"] = repository
+    source = resolve("someone/old")
+    assert load_model(source).config.hidden_size == 128
+    assert resolve("someone/old", offline=True) == source

@@ -1,0 +1,49 @@
+"""What is served, as a hash: the attestation that every turn records.
+
+Invariant: equal names, types, shapes and bytes give equal hashes, in any order and on any device; one changed bit
+gives another. SHA-256 releases the interpreter's lock, so tensors are hashed in parallel.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+
+def weights_hash(weights: Mapping[str, Any]) -> str:
+    """SHA-256, 64 hexadecimal digits, over names, types, shapes and bytes of tensors, arrays or bytes-like values."""
+    names = sorted(weights)
+    with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
+        digests = list(pool.map(lambda name: _digest(weights[name]), names))
+    total = hashlib.sha256()
+    for name, digest in zip(names, digests, strict=True):
+        total.update(f"{name}\0{digest}\n".encode())
+    return total.hexdigest()
+
+
+def module_hash(module: Any) -> str:
+    """`weights_hash` of a torch module: every parameter and persistent buffer once, however many names it has."""
+    seen: set[tuple[int, tuple[int, ...]]] = set()
+    weights: dict[str, Any] = {}
+    for name, tensor in module.state_dict().items():
+        key = (tensor.data_ptr(), tuple(tensor.shape))
+        if key not in seen or tensor.numel() == 0:
+            seen.add(key)
+            weights[name] = tensor
+    return weights_hash(weights)
+
+
+def _digest(value: Any) -> str:
+    if isinstance(value, bytes | bytearray | memoryview):
+        return hashlib.sha256(value).hexdigest()
+    header = f"{value.dtype}{tuple(value.shape)}".encode()
+    if hasattr(value, "detach"):  # a torch tensor, of a type such as bfloat16 that NumPy may not know
+        import torch
+
+        value = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    digest = hashlib.sha256(header)
+    digest.update(memoryview(value).cast("B") if value.flags.c_contiguous else value.tobytes())
+    return digest.hexdigest()

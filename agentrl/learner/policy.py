@@ -1,0 +1,216 @@
+"""The policy: a causal language model that is trained, its reference, and how both are scored.
+
+Trained weights are float32, whatever precision the forward pass runs in. The reference is the model as it was handed
+over: the same model with its adapters off under LoRA, else a frozen copy that is made only if something needs it.
+Invariant: what packed scoring computes is what the model's own forward pass computes, row by row; a model for which a
+probe at the start finds a difference is refused.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from agentrl.config import LoraConfig
+from agentrl.errors import ModelError
+from agentrl.learner.attention import ATTENTION, Segments
+from agentrl.learner.batch import PackedTokens
+from agentrl.learner.logprobs import Scores, token_logprobs
+
+PROBE_LENGTHS = (7, 4)
+"""Rows of the probe: two, so that a model that mixes packed rows shows itself."""
+PROBE_TOLERANCE = 1e-3
+"""Largest difference of a probe's logits, relative to the largest logit; float32 rounding is below 1e-5."""
+
+
+class Policy:
+    """A transformers causal language model to train."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        lora: LoraConfig | None = None,
+        precision: Literal["bf16", "fp32"] = "bf16",
+        gradient_checkpointing: bool = False,
+    ) -> None:
+        """Take over `model`, in place: float32, no dropout, packed attention, adapters if `lora` is given.
+
+        Raises `ModelError` in one line for a model that packed training would not treat exactly.
+        """
+        self.model = cast(PreTrainedModel, cast(Any, model).float())
+        """The model itself, adapters injected; an in-process engine generates with it."""
+        self.precision = precision
+        self.gradient_checkpointing = gradient_checkpointing
+        self._reference: PreTrainedModel | None = None
+        _remove_dropout(self.model)
+        self.model.eval()
+        _check_exact(self.model)
+        self._adapted = None if lora is None else _add_adapters(self.model, lora)
+        if lora is None:
+            self.model.requires_grad_(True)
+        _head(self.model)
+        if gradient_checkpointing:
+            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return cast(torch.device, self.model.device)
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """The trained parameters by name: all of them, or the adapters'; tied ones once."""
+        return {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
+
+    def score(
+        self, tokens: PackedTokens, *, temperature: float = 1.0, entropy: bool = False, greedy: bool = False
+    ) -> Scores:
+        """Score the policy tokens of packed rows, with gradient unless grad mode is off."""
+        with self._checkpointing():
+            return self._score(self.model, tokens, temperature, entropy, greedy)
+
+    @torch.no_grad()
+    def score_reference(self, tokens: PackedTokens, *, temperature: float = 1.0) -> Tensor:
+        """Log-probabilities of the policy tokens under the reference, float32, shape (n,)."""
+        if self._adapted is None:
+            self.keep_reference()
+            return self._score(cast(PreTrainedModel, self._reference), tokens, temperature, False, False).logprobs
+        with self._adapted.disable_adapter():
+            return self._score(self.model, tokens, temperature, False, False).logprobs
+
+    def keep_reference(self) -> None:
+        """Freeze the present weights as the reference; has no effect under LoRA or the second time."""
+        if self._adapted is None and self._reference is None:
+            self._reference = copy.deepcopy(self.model)
+            self._reference.requires_grad_(False)
+
+    def save_pretrained(self, folder: Path) -> None:
+        """Write the policy in transformers form.
+
+        Under LoRA the adapters are merged into the base model, so that the folder loads like any other, and are also
+        written in peft form to `folder/adapter`, where `adapter_config.json` names the base model.
+        """
+        if self._adapted is None:
+            self.model.save_pretrained(folder)
+            return
+        merged = copy.deepcopy(self._adapted).merge_and_unload()
+        merged.save_pretrained(folder)
+        self._adapted.save_pretrained(str(folder / "adapter"))
+
+    def _score(
+        self, model: PreTrainedModel, tokens: PackedTokens, temperature: float, entropy: bool, greedy: bool
+    ) -> Scores:
+        with self._autocast():
+            hidden = _hidden(model, tokens.input_ids, tokens.segments)
+            return token_logprobs(
+                hidden.index_select(0, tokens.sources),
+                _head(model),
+                tokens.targets,
+                temperature=temperature,
+                entropy=entropy,
+                greedy=greedy,
+            )
+
+    def _autocast(self) -> Any:
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=torch.bfloat16)
+
+    @contextmanager
+    def _checkpointing(self) -> Iterator[None]:
+        """transformers checkpoints in training mode only; an engine must find the model in evaluation mode again."""
+        if not (self.gradient_checkpointing and torch.is_grad_enabled()):
+            yield
+            return
+        self.model.train()
+        try:
+            yield
+        finally:
+            self.model.eval()
+
+
+def _hidden(model: PreTrainedModel, input_ids: Tensor, segments: Segments) -> Tensor:
+    """Last hidden states of packed rows, shape (T, width)."""
+    body = cast(Any, model).get_decoder()
+    output = body(input_ids=input_ids, **segments.forward_arguments())
+    return cast(Tensor, output.last_hidden_state[0])
+
+
+def _head(model: PreTrainedModel) -> nn.Linear:
+    head = cast(Any, model).get_output_embeddings()
+    if type(head) is not nn.Linear:
+        raise ModelError(
+            f"{type(model).__name__}: its output head is a {type(head).__name__}, not a plain Linear layer"
+        )
+    return head
+
+
+def _remove_dropout(model: PreTrainedModel) -> None:
+    """Set every dropout to 0: behaviour and policy must be one distribution.
+
+    Modules keep some probabilities as plain numbers (`attention_dropout`), which evaluation mode does not always reach.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        for name, value in list(vars(module).items()):
+            if name.endswith("dropout") and isinstance(value, float):
+                setattr(module, name, 0.0)
+
+
+@torch.no_grad()
+def _check_exact(model: PreTrainedModel) -> None:
+    """Refuse a model whose packed logits are not those of its own eager forward pass.
+
+    One probe finds capped, scaled or shifted logits, attention sinks, states that leak from row to row, and
+    architectures that ignore the attention interface.
+    """
+    name = type(model).__name__
+    vocabulary = cast(Any, model).get_input_embeddings().weight.shape[0]
+    device = next(model.parameters()).device
+    ids = (torch.arange(sum(PROBE_LENGTHS), device=device) * 7919 + 1) % vocabulary
+    try:
+        model.set_attn_implementation("eager")
+        alone = [model(input_ids=row[None], use_cache=False).logits[0] for row in torch.split(ids, PROBE_LENGTHS)]
+        model.set_attn_implementation(ATTENTION)
+        packed = _head(model)(_hidden(model, ids[None], Segments.of(PROBE_LENGTHS, device)))
+    except (AttributeError, TypeError, ValueError, NotImplementedError) as error:
+        raise ModelError(f"{name} cannot be trained on packed rows: {' '.join(str(error).split())}") from error
+    if model.config._attn_implementation != ATTENTION:
+        raise ModelError(f"{name} cannot be trained on packed rows: its attention cannot be replaced")
+    expected = torch.cat(alone).float()
+    difference = float((packed.float() - expected).abs().max() / expected.abs().max().clamp(min=1e-6))
+    if not difference <= PROBE_TOLERANCE:
+        raise ModelError(
+            f"{name} cannot be trained on packed rows: its logits differ by {difference:.1e} from its own forward pass "
+            "(capped or scaled logits, or a state that leaks between rows)"
+        )
+
+
+def _add_adapters(model: PreTrainedModel, lora: LoraConfig) -> Any:
+    """Inject LoRA into `model` and return peft's wrapper; raises `ModelError` for modules that are not there."""
+    import peft
+
+    settings = peft.LoraConfig(
+        task_type="CAUSAL_LM",
+        r=lora.rank,
+        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # any number will do
+        lora_dropout=0.0,
+        target_modules=lora.target_modules,
+    )
+    # Adapters start from numbers of their own: the same model gives the same adapters in every process.
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        try:
+            return peft.get_peft_model(model, settings)
+        except ValueError as error:
+            raise ModelError(
+                f"model.lora.target_modules={lora.target_modules!r}: {' '.join(str(error).split())}"
+            ) from error
