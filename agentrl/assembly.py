@@ -154,14 +154,14 @@ def check(config: RunConfig) -> list[str]:
     _check_reduction(config)
     registry.engines.get(config.engine.name)
     registry.rollouts.get(split_spec(config.rollout.strategy)[0])
-    rollout = config.rollout
+    rollout, losses = config.rollout, _names([config.loss.objective, *config.loss.regularisers])
     return [
         f"model       {config.model.name} ({source.kind}), {config.model.precision}, {_trained(config)}",
         f"environment {config.env.id}: {len(train_tasks)} training tasks, {len(held_out)} held-out",
         f"rollout     {rollout.groups_per_step} tasks x {rollout.group_size} episodes a step, "
         f"temperature {rollout.temperature:g}, engine {config.engine.name}",
         f"credit      {' -> '.join(_names(config.advantages))}",
-        f"loss        {' + '.join(_names([config.loss.objective, *config.loss.regularisers]))}, {config.loss.reduction}",
+        f"loss        {' + '.join(losses)}, {config.loss.reduction}",
         f"steps       {config.warm_start.steps if config.warm_start else 0} supervised, {config.steps} reinforcement",
         f"folder      {config.folder}",
     ]
@@ -169,7 +169,9 @@ def check(config: RunConfig) -> list[str]:
 
 def _check_reduction(config: RunConfig) -> None:
     if config.loss.reduction == "seq_mean_token_sum_norm" and config.loss.norm is None:
-        raise ConfigError("loss.norm: seq_mean_token_sum_norm needs the constant C, the most policy tokens an episode has")
+        raise ConfigError(
+            "loss.norm: seq_mean_token_sum_norm needs the constant C, the most policy tokens an episode has"
+        )
 
 
 def _names(specs: Sequence[str | dict[str, Any]]) -> list[str]:

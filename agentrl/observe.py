@@ -21,7 +21,7 @@ class Observer:
         """`count` units of the present phase are done; `values` are what there is to show (loss, accuracy ...)."""
 
     def activity(self, name: str, done: int, total: int) -> None:
-        """Within the present unit: `done` of `total` pieces of `name` (`rollout`: episodes, `update`: micro-batches)."""
+        """`done` of `total` pieces of the present unit (`rollout`: episodes, `update`: micro-batches)."""
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         """A training step is finished, with all of its metrics."""

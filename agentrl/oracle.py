@@ -44,7 +44,8 @@ async def oracle_trajectory(env: Env, renderer: ChatRenderer | None, task_id: st
         )
         finished = terminated or truncated
         if renderer and not finished:
-            context = renderer.next_context(context, sampled, trajectory.messages, observation)
+            said = trajectory.messages[: len(trajectory.messages) - len(observation)]
+            context = renderer.next_context(context, sampled, said, observation)
     trajectory.metrics = dict(info.get("metrics", {}))
     trajectory.stop_reason = StopReason.TERMINATED if terminated else StopReason.MAX_TURNS
     return trajectory

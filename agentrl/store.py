@@ -259,7 +259,9 @@ class RunStore:
         """Make the schema in an empty database; refuse a database that is not ours."""
         names = set(inspect(connection).get_table_names())
         if names and _VERSION.name not in names:
-            raise StoreError(f"store {self._place!r} is another program's database: it holds {', '.join(sorted(names))}")
+            raise StoreError(
+                f"store {self._place!r} is another program's database: it holds {', '.join(sorted(names))}"
+            )
         if not names:
             _METADATA.create_all(connection, checkfirst=False)
             connection.execute(insert(_VERSION).values(version=SCHEMA_VERSION))
@@ -348,7 +350,11 @@ def _columns(trajectory: Trajectory) -> dict[str, Any]:
 def _episode(row: Row[Any]) -> EpisodeRecord:
     values = dict(row._mapping)
     del values["run"]
-    values |= {"reward": _number(row.reward), "seconds": _number(row.seconds), "stop_reason": StopReason(row.stop_reason)}
+    values |= {
+        "reward": _number(row.reward),
+        "seconds": _number(row.seconds),
+        "stop_reason": StopReason(row.stop_reason),
+    }
     return EpisodeRecord(**values)
 
 

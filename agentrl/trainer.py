@@ -18,8 +18,8 @@ from agentrl.advantages.base import Array, TurnTable, attribute
 from agentrl.assembly import Actors, build_actors, build_learner, build_transforms, check, load_policy, task_set
 from agentrl.config import RunConfig
 from agentrl.errors import CheckpointError, ConfigError, TrainingError
-from agentrl.evaluation.runner import eval_requests, run_policy
 from agentrl.evaluation.result import EvalResult, summarise
+from agentrl.evaluation.runner import eval_requests, run_policy
 from agentrl.learner.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from agentrl.observe import Observer
 from agentrl.records import RunRecords
@@ -73,10 +73,11 @@ class Trainer:
     async def run(self, resume: bool) -> TrainResult:
         """The whole run, from loading to the report."""
         found = latest_checkpoint(self.config.folder / "checkpoints") if resume else None
-        if resume and found is None:
-            await self._check_resumable()
+        if resume and not (self.config.folder / "config.yaml").exists():
+            raise CheckpointError(f"{str(self.config.folder)!r} holds no run to resume")
         if not resume and (self.config.folder / "store.sqlite").exists():
-            raise ConfigError(f"name={self.config.name!r}: {str(self.config.folder)!r} holds a run; resume it or choose another name")
+            folder = str(self.config.folder)
+            raise ConfigError(f"name={self.config.name!r}: {folder!r} holds a run; resume it or choose another name")
         self.records = RunRecords(self.config)
         try:
             self._assemble()
@@ -91,10 +92,6 @@ class Trainer:
             return self._finish()
         finally:
             self.records.close()
-
-    async def _check_resumable(self) -> None:
-        if not (self.config.folder / "config.yaml").exists():
-            raise CheckpointError(f"{str(self.config.folder)!r} holds no run to resume")
 
     def _assemble(self) -> None:
         self.observer.phase("load")
@@ -196,7 +193,7 @@ class Trainer:
         groups = await self._roll_out(number)
         rolled = time.perf_counter()
         trajectories, advantages = self._credit(groups)
-        self._check_records(trajectories)
+        self.check_records(trajectories)
         attributed = time.perf_counter()
         self._updating = True
         metrics = self.learner.update(
@@ -252,15 +249,15 @@ class Trainer:
         trajectories = [member for members in judged for member in members]
         return trajectories, [tokens for credit in credits for tokens in credit.token_advantages()]
 
-    def _check_records(self, trajectories: Sequence[Trajectory]) -> None:
+    def check_records(self, trajectories: Sequence[Trajectory]) -> None:
         """Trained ids equal sampled ids, and the published weights sampled them; anything else stops the run."""
         if not trajectories:
             raise TrainingError(f"step {self.step + 1}: every episode was aborted; the store holds their errors")
         for trajectory in trajectories:
             rows = trajectory.rows()
-            trained = [
-                sorted((turn, token) for row in rows for turn, token in zip(row.turn_ids, row.ids, strict=True) if turn)
-            ][0]
+            trained = sorted(
+                (turn, token) for row in rows for turn, token in zip(row.turn_ids, row.ids, strict=True) if turn
+            )
             sampled = sorted(
                 (index + 1, token) for index, turn in enumerate(trajectory.turns) for token in turn.sampled_ids
             )

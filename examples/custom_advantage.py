@@ -26,9 +26,7 @@ def median_baseline(group: Sequence[TurnTable]) -> list[float]:
 
 
 def main(overrides: Sequence[str]) -> None:
-    config = agentrl.load_config(
-        recipe="tiny", overrides=["name=median", *overrides], advantages=["median_baseline"]
-    )
+    config = agentrl.load_config(recipe="tiny", overrides=["name=median", *overrides], advantages=["median_baseline"])
     result = agentrl.train(config, observer=agentrl.make_display())
     print(f"accuracy {result.evaluations['trained'].accuracy.value:.1%}, report: {result.report}")
 

@@ -1,8 +1,8 @@
 """Evaluate a model, a checkpoint or an environment's own oracle on held-out tasks, with 95 % intervals.
 
-    python examples/evaluate_model.py oracle
-    python examples/evaluate_model.py smollm2-135m-instruct 50
-    python examples/evaluate_model.py runs/quickstart/policy 200
+python examples/evaluate_model.py oracle
+python examples/evaluate_model.py smollm2-135m-instruct 50
+python examples/evaluate_model.py runs/quickstart/policy 200
 """
 
 import json

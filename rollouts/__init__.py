@@ -1,0 +1,1 @@
+"""Rollouts: the asyncio manager and the strategies over it."""

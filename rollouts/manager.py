@@ -55,7 +55,8 @@ class Manager:
         """Yield the group of each request, in order of completion.
 
         Raises `EngineError` once the engine is unreachable, or `EnvError` once no environment can be made, after the
-        groups that were finished by then; whatever the iterable raises; `ConfigError` for a user's mistake that shows only now (a task that does not exist).
+        groups that were finished by then; whatever the iterable raises; `ConfigError` for a user's mistake that shows
+        only now (a task that does not exist).
         """
         run = _Run(self._context, requests, self._sleep)
         try:

@@ -21,7 +21,9 @@ Examples:
 
 
 def eval_command(
-    model: Annotated[str, typer.Argument(help="Hub id, folder, GGUF file, built-in name, a run's folder, or `oracle`.")],
+    model: Annotated[
+        str, typer.Argument(help="Hub id, folder, GGUF file, built-in name, a run's folder, or `oracle`.")
+    ],
     options: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Environment options.")] = None,
     env: Annotated[str | None, typer.Option(help="Environment id; default: the run's, else Arithmetic.")] = None,
     split: Annotated[str, typer.Option(help="Task split.")] = "test",

@@ -21,7 +21,12 @@ def list_command(as_json: Json = False) -> None:
         print_json([{**asdict(model), "present": model.present} for model in models])
         return
     rows = [
-        [model.name, str(model.kind), f"{model.size / 1e6:.0f} MB" if model.present else "not fetched", model.description]
+        [
+            model.name,
+            str(model.kind),
+            f"{model.size / 1e6:.0f} MB" if model.present else "not fetched",
+            model.description,
+        ]
         for model in models
     ]
     print_table(["name", "kind", "on disk", "what"], rows)

@@ -19,7 +19,10 @@ def list_command(as_json: Json = False) -> None:
     if as_json:
         print_json([{key: recipe[key] for key in ("name", "description", "paper")} for recipe in about])
     else:
-        print_table(["name", "what", "paper"], [[name, r["description"], r["paper"]] for name, r in zip(recipe_names(), about, strict=True)])
+        print_table(
+            ["name", "what", "paper"],
+            [[name, r["description"], r["paper"]] for name, r in zip(recipe_names(), about, strict=True)],
+        )
 
 
 @app.command("show", epilog="Example:  agentrl recipes show grpo")
@@ -30,7 +33,13 @@ def show_command(name: Annotated[str, typer.Argument(help="A recipe's name.")], 
     about = describe_recipe(name)
     config = validate({**load_recipe(name), "recipe": name})
     if as_json:
-        print_json({"name": name, **{key: about[key] for key in ("description", "paper")}, "config": config.model_dump(mode="json")})
+        print_json(
+            {
+                "name": name,
+                **{key: about[key] for key in ("description", "paper")},
+                "config": config.model_dump(mode="json"),
+            }
+        )
         return
     out = console()
     out.print(f"{name}: {about['description']}\nsource: {about['paper']}\n", markup=False)

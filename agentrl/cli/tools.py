@@ -26,7 +26,10 @@ def list_command(as_json: Json = False) -> None:
     if as_json:
         print_json(tools)
     else:
-        print_table(["name", "what", "from"], [[tool["name"], tool["description"].split("\n")[0], tool["from"]] for tool in tools])
+        print_table(
+            ["name", "what", "from"],
+            [[tool["name"], tool["description"].split("\n")[0], tool["from"]] for tool in tools],
+        )
 
 
 @app.command("show", epilog="Example:  agentrl tools show calculator")

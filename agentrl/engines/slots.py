@@ -79,6 +79,7 @@ class SlotStore:
             rows, states.shape[1], columns, states.shape[3], dtype=states.dtype, device=self.device
         )  # (rows, heads, columns, width)
 
+    @torch.inference_mode()
     def reserve(self, rows: int, columns: int) -> None:
         """Make room for `rows` rows of `columns` ids and one column to spare."""
         have_rows, have_columns = self.ids.shape
@@ -104,6 +105,7 @@ class SlotStore:
         new[:rows, :, :columns] = old[:, :, :columns]
         return new
 
+    @torch.inference_mode()
     def swap(self, first: int, second: int) -> None:
         """Exchange two rows."""
         if first == second:
@@ -122,6 +124,7 @@ class SlotStore:
         self.ids[pair] = self.ids[exchanged]
         self.lengths[pair] = self.lengths[exchanged]
 
+    @torch.inference_mode()
     def copy_prefix(self, source: int, target: int, length: int) -> None:
         """Give row `target` the first `length` ids of row `source`, keys and values included."""
         for tensor in self._tensors():

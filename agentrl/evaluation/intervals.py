@@ -1,6 +1,6 @@
 """Confidence intervals for what evaluations report.
 
-Invariant: an interval is of the stated coverage under its stated assumption; no data gives the widest interval, not NaN.
+Invariant: an interval is of the stated coverage under its stated assumption; no data gives the widest interval.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from agentrl.assembly import Actors, build_actors, env_factory, load_policy, task_set
-from agentrl.config import RunConfig, load_config
+from agentrl.config import RunConfig
 from agentrl.env import Env
 from agentrl.evaluation.result import EvalResult, summarise
 from agentrl.observe import Observer
@@ -55,7 +55,7 @@ async def run_oracle(make_env: Callable[[], Env], requests: list[GroupRequest], 
 
 def evaluate(
     model: str,
-    env: str = "agentrl/Arithmetic-v0",
+    env: str | None = None,
     *,
     env_options: dict[str, Any] | None = None,
     split: str = "test",
@@ -68,13 +68,10 @@ def evaluate(
 ) -> EvalResult:
     """Evaluate a model (anything that `agentrl models` resolves, or `oracle`) on an environment.
 
-    `config` gives engine, rollout limits and the model's chat options where the defaults do not fit. With `out`, the
-    episodes go to `out/store.sqlite`. Raises `ConfigError` for what cannot be honoured.
+    `config` gives environment, engine, rollout limits and the model's chat options where they are not given. With
+    `out`, the episodes go to `out/store.sqlite`. Raises `ConfigError` for what cannot be honoured.
     """
-    base = config.model_dump() if config else load_config().model_dump()
-    base["env"] |= {"id": env, "options": env_options or {}, "eval_split": split}
-    base["model"]["name"] = model
-    settings = RunConfig.model_validate(base)
+    settings = _settings(config or RunConfig(), model, env, env_options, split)
     watch = observer or Observer()
     make_env = env_factory(settings.env)
     requests = eval_requests(make_env(), split, episodes, seed)
@@ -106,9 +103,22 @@ def evaluate(
     asyncio.run(play())
     seconds = time.perf_counter() - began
     result = summarise(
-        finished, model=model, env=env, split=split, temperature=temperature, seed=seed, seconds=seconds
+        finished, model=model, env=settings.env.id, split=split, temperature=temperature, seed=seed, seconds=seconds
     )
     if store:
         store.log(run, "eval/base", 0, result.to_metrics())
         store.close()
     return result
+
+
+def _settings(
+    config: RunConfig, model: str, env: str | None, env_options: dict[str, Any] | None, split: str
+) -> RunConfig:
+    tree = config.model_dump()
+    if env is not None and env != config.env.id:
+        tree["env"] |= {"id": env, "options": {}}
+    if env_options is not None:
+        tree["env"]["options"] = env_options
+    tree["env"]["eval_split"] = split
+    tree["model"]["name"] = model
+    return RunConfig.model_validate(tree)

@@ -1,0 +1,41 @@
+from __future__ import annotations
+
+import io
+
+import pytest
+from rich.console import Console
+
+from agentrl.models import progress
+from agentrl.models.progress import reporting
+
+
+def test_nothing_is_shown_without_a_report(capsys: pytest.CaptureFixture[str]) -> None:
+    with reporting():
+        pass
+    assert capsys.readouterr() == ("", "")
+
+
+def test_one_line_a_stage_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    with reporting() as report:
+        for done in range(3):
+            report("downloading [a]", done, 3)
+        report("converting")
+    assert capsys.readouterr() == ("", "downloading [a]\nconverting\n")
+
+
+def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = io.StringIO()
+    monkeypatch.setattr(progress, "Console", lambda file: Console(file=screen, force_terminal=True, width=80))
+    with reporting() as report:
+        report("downloading", 1, 4)
+        report("converting")
+    last = screen.getvalue().splitlines()[-2:]
+    assert ["downloading" in last[0], "converting" in last[1]] == [True, True]
+    assert all("100%" in line for line in last)
+
+
+def test_ones_own_report_is_used_as_it_is() -> None:
+    seen: list[str] = []
+    with reporting(lambda stage, done=0, total=0: seen.append(stage)) as report:
+        report("one")
+    assert seen == ["one"]

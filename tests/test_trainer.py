@@ -1,0 +1,216 @@
+"""The loop, whole: real policy, engine, manager, environment and learner, at toy size."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from agentrl.config import RunConfig, load_config
+from agentrl.errors import AgentRLError, CheckpointError, ConfigError, TrainingError
+from agentrl.observe import Observer
+from agentrl.store import RunStore
+from agentrl.trainer import Trainer, train
+
+SMALL = [
+    "steps=4",
+    "eval.episodes=6",
+    "warm_start.steps=6",
+    "warm_start.episodes_per_step=8",
+    "rollout.groups_per_step=2",
+    "rollout.group_size=4",
+    "checkpoint.every=2",
+]
+
+
+def small(out: Path, *overrides: str, recipe: str = "tiny") -> RunConfig:
+    return load_config(recipe=recipe, overrides=[*SMALL, *overrides], out=str(out))
+
+
+def weights(config: RunConfig) -> dict[str, bytes]:
+    stored = load_file(config.folder / "policy" / "model.safetensors")
+    return {name: tensor.numpy().tobytes() for name, tensor in stored.items()}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> RunConfig:
+    config = small(tmp_path_factory.mktemp("finished"))
+    train(config)
+    return config
+
+
+def test_a_run_leaves_everything_in_its_folder(finished: RunConfig) -> None:
+    present = {path.name for path in finished.folder.iterdir()}
+    assert {
+        "config.yaml",
+        "store.sqlite",
+        "checkpoints",
+        "policy",
+        "metrics.jsonl",
+        "report.html",
+        "curve.png",
+    } <= present
+    assert load_config(finished.folder / "config.yaml") == finished
+
+
+def test_the_store_holds_every_episode_once_and_the_metrics_agree(finished: RunConfig) -> None:
+    with RunStore(finished.folder / "store.sqlite") as store:
+        (run,) = store.runs()
+        trained = list(store.episodes(run.id, phase="train"))
+        assert len(trained) == 4 * 2 * 4
+        assert len({(e.step, e.group, e.member) for e in trained}) == len(trained)
+        for stage in ("base", "warm_start", "trained"):
+            assert len(list(store.episodes(run.id, phase=f"eval/{stage}"))) == 6
+        logged = dict(store.metrics(run.id, "train"))
+    lines = [json.loads(line) for line in (finished.folder / "metrics.jsonl").read_text().splitlines()]
+    steps = {line["step"]: line for line in lines if line["phase"] == "train"}
+    assert sorted(steps) == sorted(logged) == [1, 2, 3, 4]
+    assert all(steps[step]["reward"] == logged[step]["reward"] for step in steps)
+
+
+def test_learner_and_engine_agree_on_log_probabilities(finished: RunConfig) -> None:
+    """fp32 policy on the CPU: the bound is rounding, not a tolerance for errors."""
+    lines = [json.loads(line) for line in (finished.folder / "metrics.jsonl").read_text().splitlines()]
+    worst = [line["mismatch/max"] for line in lines if line["phase"] == "train"]
+    assert len(worst) == 4
+    assert max(worst) < 1e-3
+
+
+def test_seconds_add_up(finished: RunConfig) -> None:
+    lines = [json.loads(line) for line in (finished.folder / "metrics.jsonl").read_text().splitlines()]
+    for line in (line for line in lines if line["phase"] == "train"):
+        parts = line["seconds/rollout"] + line["seconds/update"] + line["seconds/other"]
+        assert parts == pytest.approx(line["seconds"])
+
+
+def test_same_configuration_same_weights(finished: RunConfig, tmp_path: Path) -> None:
+    again = small(tmp_path)
+    train(again)
+    assert weights(again) == weights(finished)
+
+
+class _StopAfter(Observer):
+    def __init__(self, step: int) -> None:
+        self.last = step
+
+    def step(self, step: int, metrics: object) -> None:
+        if step == self.last:
+            raise KeyboardInterrupt
+
+
+def test_an_interrupted_run_resumes_to_the_same_weights(finished: RunConfig, tmp_path: Path) -> None:
+    config = small(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        train(config, observer=_StopAfter(3))
+    train(config, resume=True)
+    assert weights(config) == weights(finished)
+
+
+def test_a_killed_run_resumes_to_the_same_weights(finished: RunConfig, tmp_path: Path) -> None:
+    """kill -9 in the middle of a step, in a process of its own."""
+    config = small(tmp_path)
+    (tmp_path / "config.yaml").write_text(config.to_yaml())
+    command = [sys.executable, "-m", "agentrl.cli", "train", str(tmp_path / "config.yaml"), f"name={config.name}"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if _train_steps(config) >= 3:
+            break
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert _train_steps(config) >= 3
+    assert not (config.folder / "policy").exists()
+    resumed = subprocess.run(
+        [sys.executable, "-m", "agentrl.cli", "train", "--resume", str(config.folder)],
+        cwd=tmp_path, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert resumed.returncode == 0, resumed.stderr
+    assert weights(config) == weights(finished)
+    with RunStore(config.folder / "store.sqlite") as store:
+        episodes = [(e.step, e.group, e.member) for e in store.episodes(store.runs()[0].id, phase="train")]
+    assert len(episodes) == len(set(episodes)) == 4 * 2 * 4
+
+
+def _train_steps(config: RunConfig) -> int:
+    file = config.folder / "metrics.jsonl"
+    return file.read_text().count('"phase": "train"') if file.exists() else 0
+
+
+@pytest.mark.parametrize("recipe", ["grpo", "dr_grpo", "rloo", "turn_loo"])
+def test_every_recipe_trains(recipe: str, tmp_path: Path) -> None:
+    overrides = ["model.name=tiny", "model.precision=fp32", "model.tool_prompt=none", "warm_start=null"]
+    overrides += ["rollout.max_turn_tokens=16", "rollout.max_context=256", "steps=2", "eval.episodes=2"]
+    config = load_config(recipe=recipe, overrides=[*SMALL[4:], *overrides], out=str(tmp_path))
+    result = train(config)
+    assert set(result.evaluations) == {"base", "trained"}
+    assert result.report is not None
+    assert result.report.exists()
+
+
+def test_kl_and_lora(tmp_path: Path) -> None:
+    overrides = ["loss.regularisers=[{name: kl, estimator: k3, beta: 0.1}]", "model.lora={rank: 4}", "steps=2"]
+    config = small(tmp_path, *overrides)
+    train(config)
+    lines = [json.loads(line) for line in (config.folder / "metrics.jsonl").read_text().splitlines()]
+    assert [line["kl"] for line in lines if line["phase"] == "train"]
+
+
+def test_a_second_run_does_not_overwrite_the_first(finished: RunConfig) -> None:
+    with pytest.raises(ConfigError, match="resume it or choose another name"):
+        train(finished)
+
+
+def test_nothing_to_resume(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no run to resume"):
+        train(small(tmp_path), resume=True)
+
+
+def test_rows_that_differ_from_the_samples_stop_the_run(finished: RunConfig) -> None:
+    with RunStore(finished.folder / "store.sqlite") as store:
+        record = next(iter(store.episodes(store.runs()[0].id, phase="train")))
+    trajectory = record.trajectory
+    trainer = Trainer(finished, Observer())
+    trainer.weights_hash = trajectory.turns[0].weights_hash
+    trainer.check_records([trajectory])
+    trainer.weights_hash = "other"
+    with pytest.raises(TrainingError, match="sampled by weights"):
+        trainer.check_records([trajectory])
+    with pytest.raises(TrainingError, match="every episode was aborted"):
+        trainer.check_records([])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("env.id=agentrl/Arithmetik-v0", "did you mean 'agentrl/Arithmetic-v0'"),
+        ("env.options={levels: [9]}", "level"),
+        ("env.options={level: [1]}", "levels"),
+        ("model.name=smollm3", "smollm2-135m-instruct"),
+        ("advantages=[grop]", "grpo"),
+        ("advantages=[{name: grpo, epsilon: 1}]", "eps"),
+        ("loss.objective=clipp", "clip"),
+        ("loss.reduction=seq_mean_token_sum_norm", "loss.norm"),
+        ("engine.name=vlm", "valid"),
+        ("rollout.strategy=indepedent", "independent"),
+        ("rollout.group_size=1", "group"),
+        ("eval.episodes=1000000", "eval.episodes"),
+        ("model.device=tpu9", "model.device"),
+        ("model.tool_format=xml", "hermes"),
+        ("env.train_split=trian", "train"),
+    ],
+)
+def test_mistakes_are_one_line_at_start(override: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(AgentRLError) as caught:
+        train(small(tmp_path, override))
+    assert isinstance(caught.value, ConfigError)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.glob("*/metrics.jsonl"))
