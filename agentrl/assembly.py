@@ -137,10 +137,13 @@ def build_learner(config: RunConfig, policy: Policy) -> Learner:
 
 
 def check(config: RunConfig) -> list[str]:
-    """Check all that needs no weights; returns the resolved plan, a line a slot. Raises `ConfigError`."""
+    """Check all that needs no weights, fetching nothing; returns the resolved plan, a line a slot.
+
+    Raises `ConfigError`.
+    """
     from agentrl import models, objectives
 
-    source = models.resolve(config.model.name)
+    kind = models.kind_of(config.model.name)
     probe = env_factory(config.env)()
     train_tasks = task_set(probe, config.env.train_split, "env.train_split")
     held_out = task_set(probe, config.env.eval_split, "env.eval_split")
@@ -151,12 +154,12 @@ def check(config: RunConfig) -> list[str]:
     objectives.build_objective(config.loss.objective)
     for spec in config.loss.regularisers:
         objectives.build_regulariser(spec)
-    _check_reduction(config)
+    objectives.reduction_constant(config.loss.reduction, config.loss.norm)
     registry.engines.get(config.engine.name)
     registry.rollouts.get(split_spec(config.rollout.strategy)[0])
     rollout, losses = config.rollout, _names([config.loss.objective, *config.loss.regularisers])
     return [
-        f"model       {config.model.name} ({source.kind}), {config.model.precision}, {_trained(config)}",
+        f"model       {config.model.name} ({kind}), {config.model.precision}, {_trained(config)}",
         f"environment {config.env.id}: {len(train_tasks)} training tasks, {len(held_out)} held-out",
         f"rollout     {rollout.groups_per_step} tasks x {rollout.group_size} episodes a step, "
         f"temperature {rollout.temperature:g}, engine {config.engine.name}",
@@ -165,13 +168,6 @@ def check(config: RunConfig) -> list[str]:
         f"steps       {config.warm_start.steps if config.warm_start else 0} supervised, {config.steps} reinforcement",
         f"folder      {config.folder}",
     ]
-
-
-def _check_reduction(config: RunConfig) -> None:
-    if config.loss.reduction == "seq_mean_token_sum_norm" and config.loss.norm is None:
-        raise ConfigError(
-            "loss.norm: seq_mean_token_sum_norm needs the constant C, the most policy tokens an episode has"
-        )
 
 
 def _names(specs: Sequence[str | dict[str, Any]]) -> list[str]:

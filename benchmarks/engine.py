@@ -22,7 +22,9 @@ from agentrl.engines.base import Sampling
 from agentrl.engines.transformers import TransformersEngine
 
 
-def workload(tokenizer: Any, requests: int, group: int, tokens: int, spread: float) -> tuple[list[list[int]], list[int]]:
+def workload(
+    tokenizer: Any, requests: int, group: int, tokens: int, spread: float
+) -> tuple[list[list[int]], list[int]]:
     """Prompts in groups of `group` equal ones, and how many tokens each request is to have."""
     draw = random.Random(0)
     system = "You are careful and you answer in one short sentence after thinking about the question."
@@ -80,22 +82,18 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=100, help="mean number of new tokens")
     parser.add_argument("--spread", type=float, default=0.5, help="lengths lie within this share of the mean")
     parser.add_argument("--repeats", type=int, default=1)
-    parser.add_argument("--bf16", action="store_true", help="measure the engine under bfloat16 autocast as well")
+    parser.add_argument("--bf16", action="store_true", help="measure the engine with a bfloat16 copy as well")
     arguments = parser.parse_args()
     tokenizer = AutoTokenizer.from_pretrained(arguments.model)
     model = AutoModelForCausalLM.from_pretrained(arguments.model, dtype=torch.float32, attn_implementation="sdpa")
     model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-    prompts, lengths = workload(
-        tokenizer, arguments.requests, arguments.group, arguments.tokens, arguments.spread
-    )
+    prompts, lengths = workload(tokenizer, arguments.requests, arguments.group, arguments.tokens, arguments.spread)
     total = sum(lengths)
     for _ in range(arguments.repeats):
         rates = {"generate": total / plain(model, prompts, lengths)}
         rates["engine"] = total / asyncio.run(batched(model, prompts, lengths, arguments.slots, None))
         if arguments.bf16:
-            rates["engine_bf16"] = total / asyncio.run(
-                batched(model, prompts, lengths, arguments.slots, torch.bfloat16)
-            )
+            rates["engine_bf16"] = total / asyncio.run(batched(model, prompts, lengths, arguments.slots, "bfloat16"))
         result = {f"{name}_tokens_per_s": round(rate, 1) for name, rate in rates.items()}
         print(json.dumps(result | {"ratio": round(rates["engine"] / rates["generate"], 2), "tokens": total}))
 

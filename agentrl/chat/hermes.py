@@ -160,7 +160,14 @@ def _is_text(text: str) -> bool:
 def _json_kind(value: Any) -> str:
     if value is None:
         return "null"
-    kinds = {dict: "an object", list: "an array", str: "a string", bool: "a boolean", int: "a number", float: "a number"}
+    kinds = {
+        dict: "an object",
+        list: "an array",
+        str: "a string",
+        bool: "a boolean",
+        int: "a number",
+        float: "a number",
+    }
     return kinds.get(type(value), type(value).__name__)
 
 

@@ -20,9 +20,9 @@ EXIT_INTERRUPTED = 130
 
 def main() -> None:
     """Entry point of the `agentrl` command."""
-    from agentrl.cli.app import app
-
     try:
+        from agentrl.cli.app import app
+
         app()
     except AgentRLError as error:
         line = " ".join(str(error).split())

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from agentrl.cli import doctor, envs, evaluate, models, recipes, report, tools, train
+from agentrl.cli.output import examples
 
 app = typer.Typer(
     name="agentrl",
@@ -14,7 +15,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    epilog="Begin with:  agentrl train --recipe quickstart   or   agentrl doctor",
+    epilog=examples("agentrl doctor", "agentrl train --recipe quickstart", "agentrl train --help"),
 )
 
 

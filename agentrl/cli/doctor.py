@@ -11,13 +11,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from agentrl.cli.output import Json, print_json, print_table
+from agentrl.cli.output import Json, examples, print_json, print_table
 
-EXAMPLES = "Example:  agentrl doctor --json"
+EXAMPLES = examples("agentrl doctor", "agentrl doctor --json")
 _PACKAGES = ("agentrl", "torch", "transformers", "peft", "gymnasium", "pydantic", "sqlalchemy")
 _FREE_GB = 4.0
 """The main job keeps about 2 GB of model, checkpoints and temporary files."""
-_HUB = "huggingface.co"
 
 
 @dataclass(frozen=True)
@@ -36,7 +35,7 @@ def doctor_command(as_json: Json = False) -> None:
     if as_json:
         print_json([asdict(finding) for finding in findings])
         return
-    rows = [["ok" if f.ok else "missing", f.what, f.found, f.hint] for f in findings]
+    rows = [["ok" if f.ok else "no", f.what, f.found, f.hint] for f in findings]
     print_table(["", "part", "found", "what to do"], rows)
 
 
@@ -50,8 +49,10 @@ def _python() -> Iterator[Finding]:
 
 
 def _compute() -> Iterator[Finding]:
-    import torch
-
+    try:
+        import torch
+    except ImportError:  # the line of the package says so
+        return
     yield Finding("cpu", True, f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads")
     if torch.cuda.is_available():
         yield Finding("gpu", True, torch.cuda.get_device_name())
@@ -83,17 +84,13 @@ def _writable(folder: Path) -> bool:
 
 
 def _hub() -> Iterator[Finding]:
-    import httpx
-
-    if os.environ.get("HF_HUB_OFFLINE"):
-        yield Finding("hub", False, "switched off by HF_HUB_OFFLINE", "models come from folders, files or packages")
-        return
     try:
-        httpx.head(f"https://{_HUB}", timeout=3, follow_redirects=True)
-        yield Finding("hub", True, "reachable")
-    except httpx.HTTPError as error:
-        hint = "not needed for smollm2-135m-instruct, which comes as a package, nor for local models"
-        yield Finding("hub", False, f"not reachable ({type(error).__name__})", hint)
+        from agentrl.models.hub import hub_absence
+    except ImportError:
+        return
+    absence = hub_absence()
+    hint = "not needed for smollm2-135m-instruct, which comes as a package, nor for local models"
+    yield Finding("hub", absence is None, absence or "it answers", "" if absence is None else hint)
 
 
 def _programs() -> Iterator[Finding]:

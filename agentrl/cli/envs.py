@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import inspect
 import json
+import sys
 from typing import Annotated, Any
 
 import typer
 
-from agentrl.cli.output import Json, console, options_of, print_json, print_table
+from agentrl.cli.output import Json, console, examples, options_of, print_json, print_table
 from agentrl.env import Env, ensure_env, make
 from agentrl.errors import ConfigError
 from agentrl.messages import Message, ToolCall, assistant
@@ -18,10 +19,10 @@ from agentrl.registration import env_ids
 
 app = typer.Typer(help="Environments: tasks, tools and judges.", no_args_is_help=True)
 EnvId = Annotated[str, typer.Argument(metavar="ID", help="Environment id; see `agentrl envs list`.")]
-Options = Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Environment options.")]
+Options = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Environment options.")]
 
 
-@app.command("list", epilog="Example:  agentrl envs list --json")
+@app.command("list", epilog=examples("agentrl envs list --json"))
 def list_command(as_json: Json = False) -> None:
     """List the registered environments."""
     environments = [{"id": name, "from": origin} for name, origin in sorted(env_ids().items())]
@@ -31,7 +32,7 @@ def list_command(as_json: Json = False) -> None:
         print_table(["id", "from"], [[environment["id"], environment["from"]] for environment in environments])
 
 
-@app.command("show", epilog="Example:  agentrl envs show agentrl/Arithmetic-v0 'levels=[2]'")
+@app.command("show", epilog=examples("agentrl envs show agentrl/Arithmetic-v0 'levels=[2]'"))
 def show_command(env_id: EnvId, options: Options = None, as_json: Json = False) -> None:
     """Show what an environment is: options, splits, tools, a task and the oracle's solution of it."""
     env = ensure_env(make(env_id, **options_of(options or [])))
@@ -42,14 +43,18 @@ def show_command(env_id: EnvId, options: Options = None, as_json: Json = False) 
     out = console()
     out.print(f"{env_id}\n\n{about['description']}\n", markup=False)
     print_table(["option", "default"], [[name, repr(default)] for name, default in about["options"].items()])
-    out.print(f"\nsplits: {about['splits']}\ntools:  {', '.join(about['tools']) or 'none'}\n", markup=False)
-    out.print(f"task {about['example']['task']}, solved by the oracle:", markup=False)
+    splits = ", ".join(f"{split} ({size})" for split, size in about["splits"].items())
+    out.print(f"\nsplits: {splits}\ntools:  {', '.join(about['tools']) or 'none'}\n", markup=False)
+    reward = about["example"]["reward"]
+    solved = "" if reward is None else ", solved by the oracle"
+    out.print(f"task {about['example']['task']}{solved}:", markup=False)
     for message in about["example"]["messages"]:
         _print_message(Message.from_wire(message))
-    out.print(f"reward {about['example']['reward']}", markup=False)
+    if reward is not None:
+        out.print(f"reward {reward:g}", markup=False)
 
 
-@app.command("play", epilog="Example:  agentrl envs play agentrl/Arithmetic-v0 --task test:3 'levels=[2]'")
+@app.command("play", epilog=examples("agentrl envs play agentrl/Arithmetic-v0 --task test:3 'levels=[2]'"))
 def play_command(
     env_id: EnvId,
     options: Options = None,
@@ -68,11 +73,8 @@ async def _play(env: Env, task: str | None, seed: int | None) -> None:
         while not finished:
             for message in messages:
                 _print_message(message)
-            try:
-                line = input("you> ").strip()
-            except EOFError:
-                break
-            if line in ("q", "quit"):
+            line = _ask()
+            if line is None or line in ("q", "quit"):
                 break
             messages, reward, terminated, truncated, info = await env.astep(_action(line, names))
             total += reward
@@ -80,11 +82,23 @@ async def _play(env: Env, task: str | None, seed: int | None) -> None:
             if finished:
                 for message in messages:
                     _print_message(message)
-                out.print(f"{info['stop_reason']}: reward {total:g}, {info['metrics']}", markup=False)
+                out.print(f"{info.get('stop_reason')}: reward {total:g}, {info.get('metrics', {})}", markup=False)
     finally:
         await env.aclose()
     if not finished:
         out.print(f"left; reward so far {total:g}", markup=False)
+
+
+def _ask() -> str | None:
+    """The next line, without spaces around it; None at the end of the input."""
+    try:
+        line = input("you> ").strip()
+    except EOFError:
+        print()
+        return None
+    if not sys.stdin.isatty():
+        print(line)  # a terminal shows what is typed; a pipe's transcript should hold it, too
+    return line
 
 
 def _action(line: str, tools: dict[str, dict[str, Any]]) -> Message:
@@ -108,7 +122,6 @@ def _print_message(message: Message) -> None:
 
 def _describe(env: Env, env_id: str) -> dict[str, Any]:
     inner = env.unwrapped
-    parameters = inspect.signature(type(inner).__init__).parameters
     splits = {split: len(env.tasks(split)) for split in env.splits}
     first = next((split for split, size in splits.items() if size), None)
     if first is None:
@@ -116,17 +129,27 @@ def _describe(env: Env, env_id: str) -> dict[str, Any]:
     about: dict[str, Any] = {
         "id": env_id,
         "description": inspect.getdoc(type(inner)) or "",
-        "options": {
-            name: parameter.default
-            for name, parameter in parameters.items()
-            if parameter.default is not inspect.Parameter.empty
-        },
+        "options": _options(type(inner)),
         "splits": splits,
         "tools": [schema["function"]["name"] for schema in env.tool_schemas()],
         "example": _example(env, env.tasks(first)[0].id),
     }
     env.close()
     return about
+
+
+def _options(kind: type[Any]) -> dict[str, Any]:
+    """Options of the constructor with their defaults, and of those that it hands `**options` on to."""
+    found: dict[str, Any] = {}
+    for base in kind.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
+        defaults = {item.name: item.default for item in parameters if item.default is not inspect.Parameter.empty}
+        found |= {name: default for name, default in defaults.items() if name not in found}
+        if not any(item.kind is inspect.Parameter.VAR_KEYWORD for item in parameters):
+            break
+    return found
 
 
 def _example(env: Env, task: str) -> dict[str, Any]:

@@ -7,24 +7,23 @@ from typing import Annotated
 
 import typer
 
-from agentrl.cli.output import Json, console, options_of, print_json
+from agentrl.cli.output import Json, console, examples, options_of, print_json
+from agentrl.config import RunConfig, load_config
+from agentrl.errors import ConfigError
 
-EXAMPLES = """
-Examples:
-
-  agentrl eval runs/quickstart/policy
-
-  agentrl eval smollm2-135m-instruct -n 50 --temperature 0 --json
-
-  agentrl eval oracle --env agentrl/Arithmetic-v0 'levels=[1, 2, 3, 4]'
-"""
+EXAMPLES = examples(
+    "agentrl eval runs/quickstart",
+    "agentrl eval smollm2-135m-instruct -n 50 --temperature 0 --json",
+    "agentrl eval oracle --env agentrl/Arithmetic-v0 'levels=[1, 2, 3, 4]'",
+)
 
 
 def eval_command(
     model: Annotated[
-        str, typer.Argument(help="Hub id, folder, GGUF file, built-in name, a run's folder, or `oracle`.")
+        str,
+        typer.Argument(metavar="MODEL", help="Hub id, folder, GGUF file, built-in name, a run's folder, or `oracle`."),
     ],
-    options: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Environment options.")] = None,
+    options: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Environment options.")] = None,
     env: Annotated[str | None, typer.Option(help="Environment id; default: the run's, else Arithmetic.")] = None,
     split: Annotated[str, typer.Option(help="Task split.")] = "test",
     episodes: Annotated[int, typer.Option("--episodes", "-n", min=1, help="Number of tasks, one episode each.")] = 200,
@@ -36,16 +35,11 @@ def eval_command(
     """Evaluate a model, a checkpoint or the environment's own oracle, with 95 % intervals."""
     from rich.console import Console
 
-    from agentrl.config import load_config
     from agentrl.display import make_display
     from agentrl.evaluation import evaluate
     from agentrl.report import evaluation_table
 
-    config, chosen = None, model
-    for folder in (Path(model), Path(model).parent):
-        if (folder / "config.yaml").is_file() and (folder / "policy").is_dir():
-            config, chosen = load_config(folder / "config.yaml"), str(folder / "policy")
-            break
+    chosen, config = _run_of(model)
     result = evaluate(
         chosen,
         env,
@@ -61,4 +55,15 @@ def eval_command(
     if as_json:
         print_json(result.to_dict())
     else:
-        console().print(evaluation_table({model: result}))
+        console().print(evaluation_table({model: result.to_metrics()}))
+
+
+def _run_of(model: str) -> tuple[str, RunConfig | None]:
+    """The policy of a run and the run's configuration, where `model` is a run's folder or the policy in it."""
+    path = Path(model)
+    folder = path.parent if path.name == "policy" else path
+    if not (folder / "config.yaml").is_file() or not (folder / "store.sqlite").is_file():
+        return model, None
+    if not (folder / "policy").is_dir():
+        raise ConfigError(f"{model!r} holds a run without a trained policy; agentrl train --resume {folder}")
+    return str(folder / "policy"), load_config(folder / "config.yaml")

@@ -1,14 +1,20 @@
-"""What the commands print with: people's text to one console, JSON to stdout."""
+"""What the commands print with: people's text to one console, JSON to stdout.
+
+Invariant: nothing that comes from outside (a description, a cell, a policy's text) is read as markup, and what people
+may copy (names, paths) is never cut.
+"""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
+from pydantic_core import to_json
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from agentrl.config import parse_overrides
 
@@ -21,21 +27,32 @@ def console() -> Console:
     return Console(highlight=False, soft_wrap=True)
 
 
+def examples(*lines: str) -> str:
+    """The epilog of a command's help: one example a line."""
+    return escape("\n".join(["Example:" if len(lines) == 1 else "Examples:", *(f"  {line}" for line in lines)]))
+
+
 def print_json(value: Any) -> None:
-    """`value` as JSON on stdout."""
-    typer.echo(json.dumps(value, indent=2, default=str))
+    """`value` as JSON on stdout; JSON has no infinities, so that an unbounded or missing number is null."""
+    typer.echo(to_json(value, indent=2, inf_nan_mode="null", fallback=str).decode())
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """A plain table; cells are text, never markup."""
+    """A plain table. Columns of prose wrap; a column of names stays whole unless it takes half of the width."""
+    out = Console(highlight=False)
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    from rich.text import Text
-
+    for index, column in enumerate(columns):
+        cells = [row[index] for row in rows]
+        names = not any(" " in cell for cell in cells) and max(map(len, cells), default=0) <= out.width // 2
+        table.add_column(column, overflow="fold", no_wrap=names)
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
-    Console(highlight=False).print(table)
+    out.print(table)
+
+
+def first_line(text: str) -> str:
+    """The first line of a description, for lists."""
+    return text.strip().partition("\n")[0]
 
 
 def options_of(arguments: Sequence[str]) -> Mapping[str, Any]:

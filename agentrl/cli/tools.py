@@ -9,18 +9,28 @@ from typing import Annotated
 import typer
 
 from agentrl import registry
-from agentrl.cli.output import Json, console, options_of, print_json, print_table
+from agentrl.cli.output import Json, console, examples, first_line, options_of, print_json, print_table
+from agentrl.errors import ConfigError, EnvError
 from agentrl.messages import ToolCall
-from agentrl.tool import call_tool, resolve_tool
+from agentrl.task import Episode, Task
+from agentrl.tool import Tool, ToolResult, call_tool, resolve_tool
+from agentrl.trajectory import ToolCallRecord
 
 app = typer.Typer(help="Tools that environments offer to agents.", no_args_is_help=True)
+Name = Annotated[str, typer.Argument(metavar="NAME", help="A tool's name; see `agentrl tools list`.")]
 
 
-@app.command("list", epilog="Example:  agentrl tools list --json")
+_CALLS = examples(
+    "agentrl tools call calculator 'expression=2**10 + 1'",
+    """agentrl tools call calculator '{"expression": "7 / 4"}' --json""",
+)
+
+
+@app.command("list", epilog=examples("agentrl tools list --json"))
 def list_command(as_json: Json = False) -> None:
     """List the registered tools."""
     tools = [
-        {"name": name, "description": resolve_tool(name).description, "from": registry.tools.origin(name)}
+        {"name": name, "description": _description(name), "from": registry.tools.origin(name)}
         for name in registry.tools.names()
     ]
     if as_json:
@@ -28,12 +38,12 @@ def list_command(as_json: Json = False) -> None:
     else:
         print_table(
             ["name", "what", "from"],
-            [[tool["name"], tool["description"].split("\n")[0], tool["from"]] for tool in tools],
+            [[tool["name"], first_line(tool["description"]), tool["from"]] for tool in tools],
         )
 
 
-@app.command("show", epilog="Example:  agentrl tools show calculator")
-def show_command(name: Annotated[str, typer.Argument(help="A tool's name.")], as_json: Json = False) -> None:
+@app.command("show", epilog=examples("agentrl tools show calculator"))
+def show_command(name: Name, as_json: Json = False) -> None:
     """Show a tool's schema (OpenAI form) and limits."""
     tool = resolve_tool(name)
     limits = {"timeout": tool.timeout, "max_output": tool.max_output, "concurrency": tool.concurrency}
@@ -45,10 +55,12 @@ def show_command(name: Annotated[str, typer.Argument(help="A tool's name.")], as
     out.print_json(json.dumps(tool.schema()))
 
 
-@app.command("call", epilog="""Example:  agentrl tools call calculator 'expression=2**10 + 1'""")
+@app.command("call", epilog=_CALLS)
 def call_command(
-    name: Annotated[str, typer.Argument(help="A tool's name.")],
-    arguments: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]... or JSON")] = None,
+    name: Name,
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE|JSON", help="The tool's arguments, or one JSON object.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Call a tool once, as an agent would; exit code 1 if the call fails."""
@@ -58,13 +70,33 @@ def call_command(
         text = given[0]
     else:
         text = json.dumps(_arguments(tool.schema(), given))
-    result, record = asyncio.run(call_tool({name: tool}, ToolCall(id="call_0", name=name, arguments=text)))
+    result, record = asyncio.run(_call(tool, ToolCall(id="call_0", name=tool.name, arguments=text)))
     if as_json:
         print_json({"text": result.text, "error": result.error, "seconds": record.seconds})
     else:
         typer.echo(result.text)
     if result.error:
         raise typer.Exit(1)
+
+
+async def _call(tool: Tool, call: ToolCall) -> tuple[ToolResult, ToolCallRecord]:
+    """One call in a session of its own."""
+    episode = Episode(Task("call:0", "call", ()), seed=0, tools={tool.name: tool})
+    try:
+        try:
+            await tool.open(episode)
+        except Exception as error:  # the author's code: to the caller it is one line, as in an episode
+            raise EnvError(f"tool {tool.name!r} could not be opened: {error}") from error
+        return await call_tool(episode.tools, call)
+    finally:
+        await tool.close()
+
+
+def _description(name: str) -> str:
+    try:
+        return resolve_tool(name).description
+    except ConfigError as error:  # one package's mistake must not hide the other tools
+        return f"cannot be loaded: {error}"
 
 
 def _arguments(schema: dict[str, object], given: list[str]) -> dict[str, object]:

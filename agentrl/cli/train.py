@@ -3,31 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from agentrl.cli.output import console
+from agentrl.cli import EXIT_INTERRUPTED
+from agentrl.cli.output import console, examples
 from agentrl.config import RunConfig, load_config
 from agentrl.errors import CheckpointError, ConfigError
 
-EXAMPLES = """
-Examples:
-
-  agentrl train --recipe quickstart
-
-  agentrl train my.yaml seed=1 optimiser.lr=1e-5
-
-  agentrl train --recipe grpo --model tiny --env agentrl/Arithmetic-v0 'env.options={levels: [1, 2]}' --dry-run
-
-  agentrl train --resume runs/quickstart
-"""
+EXAMPLES = examples(
+    "agentrl train --recipe quickstart",
+    "agentrl train my.yaml seed=1 optimiser.lr=1e-5",
+    "agentrl train --recipe tiny 'env.options={levels: [1, 2]}' --dry-run",
+    "agentrl train --resume runs/quickstart",
+)
 
 
 def train_command(
     arguments: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[CONFIG] [KEY=VALUE]...", help="A YAML file, and overrides such as optimiser.lr=1e-5."),
+        typer.Argument(metavar="CONFIG|KEY=VALUE", help="A YAML file; overrides such as optimiser.lr=1e-5."),
     ] = None,
     recipe: Annotated[str | None, typer.Option(help="Start from a recipe; see `agentrl recipes list`.")] = None,
     env: Annotated[str | None, typer.Option(help="Environment id; see `agentrl envs list`.")] = None,
@@ -56,7 +52,10 @@ def _fresh(given: list[str], recipe: str | None, values: dict[str, str]) -> RunC
     if len(files) > 1:
         raise ConfigError(f"more than one config file: {', '.join(files)}; overrides have the form key=value")
     file = Path(files[0]) if files else None
-    return load_config(file, recipe=recipe, overrides=[item for item in given if "=" in item], **values)
+    chosen: dict[str, Any] = dict(values)
+    if "env__id" in values and load_config(file, recipe=recipe).env.id != values["env__id"]:
+        chosen["env__options"] = {}  # those of a recipe are another environment's
+    return load_config(file, recipe=recipe, overrides=[item for item in given if "=" in item], **chosen)
 
 
 def _resumed(folder: Path, given: list[str], other: bool) -> RunConfig:
@@ -66,6 +65,7 @@ def _resumed(folder: Path, given: list[str], other: bool) -> RunConfig:
     if other or any(not item.startswith("steps=") for item in given):
         raise ConfigError("--resume takes the run's own configuration; only steps=N may be given with it")
     config = load_config(folder / "config.yaml", overrides=given)
+    folder = folder if folder.name.strip(".") else folder.resolve()
     return config.model_copy(update={"out": folder.parent, "name": folder.name})
 
 
@@ -91,10 +91,12 @@ def _print_plan(config: RunConfig) -> None:
 def _run(config: RunConfig, resume: bool) -> None:
     from agentrl.assembly import check
     from agentrl.display import make_display
+    from agentrl.models import resolve as resolve_model
 
     out = console()
     for line in check(config):
         out.print(line, markup=False)
+    resolve_model(config.model.name)  # a download shows a bar of its own, before the live display begins
     observer = make_display()
     try:
         from agentrl.trainer import train
@@ -102,11 +104,11 @@ def _run(config: RunConfig, resume: bool) -> None:
         result = train(config, resume=resume, observer=observer)
     except KeyboardInterrupt:
         out.print(f"interrupted; go on with: agentrl train --resume {config.folder}", markup=False)
-        raise typer.Exit(130) from None
+        raise typer.Exit(EXIT_INTERRUPTED) from None
     from agentrl.report import evaluation_table
 
     if result.evaluations:
-        out.print(evaluation_table(result.evaluations))
+        out.print(evaluation_table({stage: done.to_metrics() for stage, done in result.evaluations.items()}))
     out.print(f"run     {result.folder}", markup=False)
     out.print(f"policy  {result.folder / 'policy'}", markup=False)
     out.print(f"report  {result.report}", markup=False)

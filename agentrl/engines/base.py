@@ -72,6 +72,11 @@ class Engine(ABC):
     stop_ids: tuple[int, ...] = ()
     """The model's own end-of-turn ids."""
 
+    @classmethod
+    def for_policy(cls, model: Any, *, stop_ids: Sequence[int], **options: Any) -> Engine:
+        """The engine that serves a loaded policy, with options from a configuration; raises `ConfigError`."""
+        raise ConfigError(f"engine {cls.__name__} serves no model: construct it in Python")
+
     async def start(self) -> None:
         """Acquire what the engine needs. Idempotent."""
 
@@ -79,7 +84,9 @@ class Engine(ABC):
         """Release everything; pending requests fail with `EngineError`. Idempotent."""
 
     @abstractmethod
-    async def generate(self, prompt_ids: Sequence[int], sampling: Sampling, *, session: str | None = None) -> Completion:
+    async def generate(
+        self, prompt_ids: Sequence[int], sampling: Sampling, *, session: str | None = None
+    ) -> Completion:
         """Sample one completion after `prompt_ids`.
 
         `session` names the episode: its turns share a prefix, whose key-value cache an engine may keep until

@@ -13,7 +13,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -75,13 +75,10 @@ class _Row:
 class BatchDecoder:
     """Decodes jobs with one model. Not safe across threads: one thread calls everything but `Job.cancelled`."""
 
-    def __init__(self, model: Any, *, max_slots: int, num_layers: int, dtype: torch.dtype | None = None) -> None:
-        """`dtype` other than None runs the model under autocast."""
+    def __init__(self, model: Any, *, max_slots: int, num_layers: int) -> None:
         self.model = model
         self.max_slots = max_slots
-        self.dtype = dtype
-        self.device = next(model.parameters()).device
-        self.store = SlotStore(num_layers, max_slots, self.device)
+        self.store = SlotStore(num_layers, max_slots, next(model.parameters()).device)
         self.rows: list[_Row] = []
         self.active = 0
         self.prefilled_tokens = 0
@@ -243,13 +240,12 @@ class BatchDecoder:
 
     @contextmanager
     def _running(self) -> Iterator[None]:
-        """Inference mode, evaluation mode and, where asked for, autocast around model calls."""
+        """Inference mode and evaluation mode around model calls."""
         training = self.model.training
-        autocast = torch.autocast(self.device.type, self.dtype) if self.dtype is not None else nullcontext()
         if training:
             self.model.eval()
         try:
-            with torch.inference_mode(), autocast:
+            with torch.inference_mode():
                 yield
         finally:
             if training:

@@ -1,7 +1,7 @@
 """One token a row from a batch of logits, with its log-probability under the very distribution it was drawn from.
 
 Invariant: the token of a row depends on its logits, its temperature and its own uniform number, on nothing else in the
-batch. Drawing inverts the cumulative distribution in float64, so that one uniform number a token suffices.
+batch. Drawing inverts the cumulative distribution, block by block, so that one uniform number a token suffices.
 """
 
 from __future__ import annotations
@@ -10,28 +10,48 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
+
+BLOCK = 256
+"""Weights are summed in blocks, and cumulated only over blocks and inside the chosen one: a third of the time."""
 
 
 def sample(logits: Tensor, temperatures: Sequence[float], uniforms: Sequence[float]) -> tuple[list[int], list[float]]:
-    """Draw from `logits` (rows, vocabulary).
+    """Draw from `logits` (rows, vocabulary); the softmax is float32, the cumulative sums are float64.
 
     `uniforms` in [0, 1) decide each row's token; a temperature of 0 takes the most likely one, and its log-probability
-    is then that of temperature 1. Returns ids and log-probabilities (nats).
+    is then that of temperature 1. Returns ids and log-probabilities (nats). Raises `FloatingPointError` for a row
+    whose logits are no distribution.
     """
-    device = logits.device
-    greedy = torch.tensor([temperature == 0 for temperature in temperatures], device=device)
-    scale = torch.tensor([temperature or 1.0 for temperature in temperatures], device=device)
     scaled = logits.float()
     if any(temperature not in (0, 1) for temperature in temperatures):
+        scale = torch.tensor([temperature or 1.0 for temperature in temperatures], device=logits.device)
         scaled = scaled / scale[:, None]
-    logprobs = torch.log_softmax(scaled, dim=-1)
-    if all(temperature == 0 for temperature in temperatures):
-        chosen = logprobs.argmax(-1, keepdim=True)
-    else:
-        cumulative = torch.cumsum(logprobs.exp(), dim=-1, dtype=torch.float64)
-        target = torch.tensor(uniforms, dtype=torch.float64, device=device)[:, None] * cumulative[:, -1:]
-        # right=True: the first entry above the target, which is never a token of probability zero.
-        chosen = torch.searchsorted(cumulative, target, right=True).clamp_(max=logits.shape[-1] - 1)
-        if bool(greedy.any()):
-            chosen = torch.where(greedy[:, None], logprobs.argmax(-1, keepdim=True), chosen)
-    return chosen[:, 0].tolist(), logprobs.gather(-1, chosen)[:, 0].tolist()
+    peak, most_likely = scaled.max(dim=-1, keepdim=True)
+    weights = (scaled - peak).exp_()
+    blocks = _blocks(weights).sum(-1).double().cumsum(-1)
+    total = blocks[:, -1:]
+    if not bool(torch.isfinite(total).all()):
+        raise FloatingPointError("the model's logits are not finite")
+    chosen = _draw(weights, blocks, torch.tensor(uniforms, dtype=torch.float64, device=logits.device)[:, None] * total)
+    greedy = torch.tensor([temperature == 0 for temperature in temperatures], device=logits.device)
+    chosen = torch.where(greedy[:, None], most_likely, chosen)
+    logprobs = (scaled.gather(-1, chosen) - peak).double() - total.log()
+    return chosen[:, 0].tolist(), logprobs[:, 0].tolist()
+
+
+def _draw(weights: Tensor, blocks: Tensor, target: Tensor) -> Tensor:
+    """Index of the first token whose cumulative weight is above `target`, (rows, 1)."""
+    block = torch.searchsorted(blocks, target, right=True).clamp_(max=blocks.shape[1] - 1)
+    before = torch.where(block > 0, blocks.gather(1, (block - 1).clamp_(min=0)), 0.0)
+    rows = torch.arange(len(weights), device=weights.device)
+    inside = _blocks(weights)[rows, block[:, 0]].double().cumsum(-1)
+    index = torch.searchsorted(inside, target - before, right=True)
+    # The sums inside a block may differ from the block's own in the last bit: never past its last possible token.
+    last = torch.searchsorted(inside, inside[:, -1:].contiguous())
+    return block * BLOCK + torch.minimum(index, last)
+
+
+def _blocks(weights: Tensor) -> Tensor:
+    missing = -weights.shape[1] % BLOCK
+    return (pad(weights, (0, missing)) if missing else weights).view(len(weights), -1, BLOCK)

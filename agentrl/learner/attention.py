@@ -96,7 +96,9 @@ def _row_by_row(
     outputs = []
     with torch.autocast(query.device.type, enabled=False):
         # split, not slices: its backward is one concatenation, not a full-size addition for each row
-        for q, k, v in zip(*(torch.split(tensor, segments.lengths, dim=2) for tensor in (query, key, value)), strict=True):
+        for q, k, v in zip(
+            *(torch.split(tensor, list(segments.lengths), dim=2) for tensor in (query, key, value)), strict=True
+        ):
             length = q.shape[2]
             mask = None if window is None or length <= window else _band(length, window, q.device)
             outputs.append(scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, scale=scaling))

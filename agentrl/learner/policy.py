@@ -51,19 +51,19 @@ class Policy:
         self.gradient_checkpointing = gradient_checkpointing
         self._reference: PreTrainedModel | None = None
         _remove_dropout(self.model)
-        self.model.eval()
+        cast(nn.Module, self.model).eval()
         _check_exact(self.model)
         self._adapted = None if lora is None else _add_adapters(self.model, lora)
         if lora is None:
             self.model.requires_grad_(True)
         _head(self.model)
         if gradient_checkpointing:
-            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+            cast(Any, self.model).gradient_checkpointing_enable({"use_reentrant": False})
 
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
-        return cast(torch.device, self.model.device)
+        return self.model.device
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """The trained parameters by name: all of them, or the adapters'; tied ones once."""
@@ -133,7 +133,7 @@ class Policy:
         try:
             yield
         finally:
-            self.model.eval()
+            cast(nn.Module, self.model).eval()
 
 
 def _hidden(model: PreTrainedModel, input_ids: Tensor, segments: Segments) -> Tensor:
@@ -178,7 +178,7 @@ def _check_exact(model: PreTrainedModel) -> None:
     ids = (torch.arange(sum(PROBE_LENGTHS), device=device) * 7919 + 1) % vocabulary
     try:
         model.set_attn_implementation("eager")
-        alone = [model(input_ids=row[None], use_cache=False).logits[0] for row in torch.split(ids, PROBE_LENGTHS)]
+        alone = [model(input_ids=row[None], use_cache=False).logits[0] for row in torch.split(ids, list(PROBE_LENGTHS))]
         model.set_attn_implementation(ATTENTION)
         packed = _head(model)(_hidden(model, ids[None], Segments.of(PROBE_LENGTHS, device)))
     except (AttributeError, TypeError, ValueError, NotImplementedError) as error:

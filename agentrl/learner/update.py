@@ -73,7 +73,7 @@ class Learner:
         self.reduction, self.norm = reduction, norm
         self.recompute = behaviour == "recomputed"
         self.temperature = temperature
-        self.config = optimiser or OptimiserConfig()  # type: ignore[call-arg]
+        self.config = optimiser or OptimiserConfig()
         self.optimiser = build_optimiser(policy.trainable(), self.config)
         self.steps = 0
         """Optimiser steps so far; warm-up counts them."""

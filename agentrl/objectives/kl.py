@@ -57,7 +57,7 @@ class KL(Regulariser):
             sums["kl_capped"] = count(capped, batch.mask)
         if self.importance_weighted:
             ratio = Ratio.of_tokens(batch)
-            value = masked(ratio.value * value, batch.mask)
+            value = ratio.value * value
             sums["kl_ratio_clamped"] = count(ratio.clamped, batch.mask)
         sums["kl"] = count(value, batch.mask)
         return TokenLoss(self.beta * value, sums)

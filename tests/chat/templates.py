@@ -59,7 +59,9 @@ TEMPLATES = {"chatml": CHATML, "qwen": QWEN, "llama": LLAMA, "qwen3": QWEN3}
 _WORDS = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 """Llama 3's and Qwen's word pattern: line ends never join the word behind them, so a turn's ids start afresh."""
 _SPECIAL = ["<|im_start|>", "<|im_end|>", "<|begin|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
-_CORPUS = ["user\nassistant\n\nWhat is the answer? <tool_call>\n</tool_call>\n\n  the tool says 1 2 3 and then  stops\n"] * 4
+_CORPUS = [
+    "user\nassistant\n\nWhat is the answer? <tool_call>\n</tool_call>\n\n  the tool says 1 2 3 and then  stops\n"
+] * 4
 
 
 def make_tokenizer(template: str | None = "chatml", eos: str = "<|im_end|>") -> PreTrainedTokenizerFast:

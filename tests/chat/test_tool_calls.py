@@ -107,7 +107,9 @@ def test_parse_inverts_format(content: str, pairs: list[tuple[str, dict[str, obj
     assert parse_tool_calls(format_tool_calls(content.strip(), calls)) == (content.strip(), calls)
 
 
-@given(st.lists(st.sampled_from(["<tool_call>", "</tool_call>", '{"name": "a"', "}", '"', "x", "\\ud800", "1e999", " "])))
+@given(
+    st.lists(st.sampled_from(["<tool_call>", "</tool_call>", '{"name": "a"', "}", '"', "x", "\\ud800", "1e999", " "]))
+)
 def test_parse_never_raises_and_errors_survive_a_round_trip(pieces: list[str]) -> None:
     content, calls = parse_tool_calls("".join(pieces))
     assert len(calls) <= pieces.count("<tool_call>")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import pytest
 from rich.console import Console
@@ -29,9 +30,9 @@ def test_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     with reporting() as report:
         report("downloading", 1, 4)
         report("converting")
-    last = screen.getvalue().splitlines()[-2:]
-    assert ["downloading" in last[0], "converting" in last[1]] == [True, True]
-    assert all("100%" in line for line in last)
+    shown = [line for line in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue()).splitlines() if line.strip()]
+    assert "downloading" in shown[-2] and "100%" in shown[-2]
+    assert "converting" in shown[-1] and "100%" in shown[-1]
 
 
 def test_ones_own_report_is_used_as_it_is() -> None:

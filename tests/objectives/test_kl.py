@@ -43,7 +43,7 @@ def expectation(regulariser: KL, behaviour: Tensor | None = None) -> tuple[float
     )
     loss = reduce(regulariser(batch).loss, batch)
     (grad,) = torch.autograd.grad(loss, logits)
-    return float(loss), grad
+    return float(loss.detach()), grad
 
 
 def tokens(log_ratios: list[float], reference: list[float] | None = None) -> TokenBatch:

@@ -1,0 +1,173 @@
+"""ScriptedEngine: a program in the policy's place, with true token ids and log-probabilities.
+
+Public API for tests, oracles and baselines: environments, rollouts, credit and learner run end to end without a model.
+A policy answers each prompt with text, ids, or a table of weighted replies. A table is a distribution over sequences;
+a reply is drawn from it token by token with the request's seed, so its log-probabilities are the exact conditional
+ones, at the request's temperature.
+
+Invariant: what `generate` returns is determined by the prompt, the sampling and the policy alone, whatever the timing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from agentrl.chat import ChatRenderer
+from agentrl.chat.template import Tokenizer
+from agentrl.engines.base import Capabilities, Completion, Engine, FinishReason, Sampling
+from agentrl.engines.weights import weights_hash
+from agentrl.errors import ConfigError, EngineError
+from agentrl.messages import assistant
+from agentrl.registry import engines
+
+
+@dataclass(frozen=True, slots=True)
+class ScriptedReply:
+    """A reply with log-probabilities of the script's choosing."""
+
+    reply: str | Sequence[int]
+    """Text, which gets an end-of-turn token, or ids, which are taken as they stand."""
+    logprobs: Sequence[float] | None = None
+    """One a token of the encoded reply, nats; None: 0.0 for each."""
+
+
+Reply = str | Sequence[int] | ScriptedReply | Mapping[str, float]
+"""What a policy may answer: a certain reply (log-probability 0.0 a token), or texts with their weights."""
+Policy = Callable[[list[int], Sampling], Reply]
+Latency = Callable[[Sequence[int], Sequence[int]], float]
+
+
+@engines.register("scripted")
+class ScriptedEngine(Engine):
+    """Answers by a Python function."""
+
+    def __init__(
+        self,
+        codec: ChatRenderer | Tokenizer,
+        policy: Policy,
+        *,
+        latency: Latency | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        clock: Callable[[], float] = time.perf_counter,
+        max_context: int | None = None,
+    ) -> None:
+        """`codec` encodes text replies; its end-of-turn ids are the engine's.
+
+        `policy` is called with the prompt's ids and the sampling; an `EngineError` that it raises is the engine's
+        failure. `latency` gives the seconds that a prompt and its completion take; they pass by `sleep` and are
+        measured by `clock`.
+        """
+        self.codec = codec
+        self.policy = policy
+        self.latency = latency
+        self.sleep = sleep
+        self.clock = clock
+        self.stop_ids = codec.stop_ids if isinstance(codec, ChatRenderer) else _end_of_text(codec)
+        self.capabilities = Capabilities(publish=True, max_context=max_context)
+        self.calls: list[tuple[list[int], Sampling, str | None]] = []
+        """Every request so far: prompt, sampling, session."""
+        self._version = 0
+        self._hash = weights_hash({})
+        self._closed = False
+
+    async def start(self) -> None:
+        """Accept requests. Idempotent."""
+        self._closed = False
+
+    async def close(self) -> None:
+        """Refuse requests from now on; those that are waiting fail. Idempotent."""
+        self._closed = True
+
+    async def generate(
+        self, prompt_ids: Sequence[int], sampling: Sampling, *, session: str | None = None
+    ) -> Completion:
+        """See `Engine.generate`."""
+        if self._closed:
+            raise EngineError("the engine was closed")
+        prompt, began = list(prompt_ids), self.clock()
+        self.calls.append((prompt, sampling, session))
+        version, served = self._version, self._hash
+        ids, logprobs = self._reply(self.policy(prompt, sampling), sampling)
+        ids, finish = self._cut(ids, len(prompt), sampling)
+        if self.latency is not None:
+            await self.sleep(self.latency(prompt, ids))
+            if self._closed:
+                raise EngineError("the engine was closed")
+        return Completion(ids, logprobs[: len(ids)], finish, version, served, 0.0, self.clock() - began)
+
+    async def publish(self, weights: Mapping[str, Any] | None, version: int) -> str:
+        """Report `version` and the hash of `weights` from now on; the script goes on as it was."""
+        self._version, self._hash = version, weights_hash(weights or {})
+        return self._hash
+
+    def _reply(self, reply: Reply, sampling: Sampling) -> tuple[list[int], list[float]]:
+        if isinstance(reply, Mapping):
+            return self._draw(reply, sampling)
+        if not isinstance(reply, ScriptedReply):
+            reply = ScriptedReply(reply)
+        ids = self._encode(reply.reply) if isinstance(reply.reply, str) else list(reply.reply)
+        logprobs = [0.0] * len(ids) if reply.logprobs is None else list(reply.logprobs)
+        if len(logprobs) != len(ids):
+            raise ConfigError(f"scripted reply has {len(ids)} ids and {len(logprobs)} log-probabilities")
+        return ids, logprobs
+
+    def _encode(self, text: str) -> list[int]:
+        if isinstance(self.codec, ChatRenderer):
+            return self.codec.turn_ids(assistant(text))
+        return [*self.codec.encode(text, add_special_tokens=False), self.stop_ids[0]]
+
+    def _draw(self, table: Mapping[str, float], sampling: Sampling) -> tuple[list[int], list[float]]:
+        """Draw one reply of the table token by token."""
+        remaining = [(self._encode(text), weight) for text, weight in table.items() if weight > 0]
+        if not remaining:
+            raise ConfigError("a scripted table needs at least one reply of positive weight")
+        draw = random.Random(sampling.seed)
+        ids: list[int] = []
+        logprobs: list[float] = []
+        while len(ids) < max(len(entry) for entry, _ in remaining):
+            masses: dict[int, float] = {}
+            for entry, weight in remaining:
+                masses[entry[len(ids)]] = masses.get(entry[len(ids)], 0.0) + weight
+            token, logprob = _choose(masses, sampling.temperature, draw.random())
+            remaining = [(entry, weight) for entry, weight in remaining if entry[len(ids)] == token]
+            ids.append(token)
+            logprobs.append(logprob)
+        return ids, logprobs
+
+    def _cut(self, ids: list[int], prompt_length: int, sampling: Sampling) -> tuple[list[int], FinishReason]:
+        """End at the first stop id, or at the token limits."""
+        limit = sampling.max_tokens
+        if self.capabilities.max_context is not None:
+            limit = min(limit, self.capabilities.max_context - prompt_length)
+        stop_ids = sampling.stop_ids or self.stop_ids
+        stop = next((place + 1 for place, token in enumerate(ids) if token in stop_ids), len(ids))
+        ids = ids[: max(min(stop, limit), 0)]
+        return ids, FinishReason.STOP if ids and ids[-1] in stop_ids else FinishReason.LENGTH
+
+
+def _choose(masses: Mapping[int, float], temperature: float, uniform: float) -> tuple[int, float]:
+    """A token by the masses at the temperature, and its log-probability; at 0 the heaviest, scored at temperature 1."""
+    heaviest = max(masses.values())
+    weights = {token: (mass / heaviest) ** (1 / (temperature or 1.0)) for token, mass in masses.items()}
+    total = sum(weights.values())
+    if temperature == 0:
+        token = max(masses, key=lambda candidate: masses[candidate])
+        return token, math.log(weights[token] / total)
+    target = uniform * total
+    for token, weight in weights.items():
+        target -= weight
+        if target < 0:
+            break
+    return token, math.log(weights[token] / total)
+
+
+def _end_of_text(tokenizer: Tokenizer) -> tuple[int, ...]:
+    if tokenizer.eos_token_id is None:
+        raise ConfigError("the scripted engine needs a renderer, or a tokenizer with an end-of-sequence token")
+    return (int(tokenizer.eos_token_id),)
