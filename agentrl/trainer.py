@@ -9,6 +9,7 @@ weights that were published.
 from __future__ import annotations
 
 import asyncio
+import resource
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -213,6 +214,7 @@ class Trainer:
             "seconds/rollout": rolled - began,
             "seconds/update": updated - attributed,
             "seconds/other": attributed - rolled + ended - updated,
+            "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
         }
         self.records.log("train", number, metrics)
         return metrics

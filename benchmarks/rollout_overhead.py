@@ -25,13 +25,15 @@ from agentrl.trajectory import Trajectory
 
 
 class InstantEngine(Engine):
-    """Samples the same completion every time."""
+    """Gives the same completion every time."""
 
     def __init__(self, ids: list[int]) -> None:
         self.ids = ids
         self.logprobs = [-1.0] * len(ids)
 
-    async def generate(self, prompt_ids: Sequence[int], sampling: Sampling, *, session: str | None = None) -> Completion:
+    async def generate(
+        self, prompt_ids: Sequence[int], sampling: Sampling, *, session: str | None = None
+    ) -> Completion:
         return Completion(list(self.ids), list(self.logprobs), FinishReason.STOP)
 
 

@@ -29,7 +29,7 @@ def console() -> Console:
 
 def examples(*lines: str) -> str:
     """The epilog of a command's help: one example a line."""
-    return escape("\n".join(["Example:" if len(lines) == 1 else "Examples:", *(f"  {line}" for line in lines)]))
+    return escape("\n".join(["Example:" if len(lines) == 1 else "Examples:", *lines]))
 
 
 def print_json(value: Any) -> None:

@@ -26,7 +26,10 @@ def recipe_names() -> list[str]:
 def describe_recipe(name: str) -> dict[str, Any]:
     """The recipe's file as it stands, `description` and `paper` included."""
     text = _read(name)
-    tree = yaml.safe_load(text)
+    try:
+        tree = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"recipe {name!r} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(tree, dict):
         raise ConfigError(f"recipe {name!r} must hold keys and values")
     return tree

@@ -1,14 +1,14 @@
-"""The manager over real parts: a decoder behind the transformers engine in lockstep, the chat renderer, Arithmetic-v0."""
+"""The manager over real parts: a decoder behind the transformers engine in lockstep, chat renderer, Arithmetic-v0."""
 
 from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from fakes import content
+import torch
 
 from agentrl.chat import ChatRenderer
 from agentrl.engines.transformers import TransformersEngine
@@ -17,6 +17,7 @@ from agentrl.models.tiny import build_tiny
 from agentrl.rollout import GroupRequest, RolloutContext, RolloutLimits
 from agentrl.rollouts.independent import IndependentChains
 from agentrl.trajectory import Group, StopReason
+from tests.rollouts.fakes import content
 
 REQUESTS = [GroupRequest(f"g{index}", f"train:{index}", 3, seed=index) for index in range(4)]
 
@@ -40,11 +41,14 @@ def slowed(seed: int) -> Callable[[], Env]:
 
 
 @pytest.fixture(scope="module")
-def parts() -> tuple[TransformersEngine, ChatRenderer]:
+def parts() -> Iterator[tuple[TransformersEngine, ChatRenderer]]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # a model this small only waits for further threads
     model, tokenizer = build_tiny()
     env = ensure_env(make("agentrl/Arithmetic-v0"))
     renderer = ChatRenderer(tokenizer, env.tool_schemas(), tool_prompt="signature")
-    return TransformersEngine(model, stop_ids=renderer.stop_ids), renderer
+    yield TransformersEngine(model, stop_ids=renderer.stop_ids), renderer
+    torch.set_num_threads(threads)
 
 
 async def play(parts: tuple[TransformersEngine, ChatRenderer], seed: int) -> list[Group]:
@@ -71,7 +75,11 @@ async def test_records_of_real_episodes_are_whole(parts: tuple[TransformersEngin
     _, renderer = parts
     trajectories = [trajectory for group in await play(parts, 2) for trajectory in group.trajectories]
     assert len(trajectories) == 12
-    assert {t.stop_reason for t in trajectories} <= {StopReason.TERMINATED, StopReason.MAX_TURNS, StopReason.INVALID_CALLS}
+    assert {t.stop_reason for t in trajectories} <= {
+        StopReason.TERMINATED,
+        StopReason.MAX_TURNS,
+        StopReason.INVALID_CALLS,
+    }
     for trajectory in trajectories:
         assert trajectory.env_id == "agentrl/Arithmetic-v0"
         assert trajectory.info["id"] == trajectory.task_id
