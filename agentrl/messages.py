@@ -100,7 +100,8 @@ class Message(BaseModel):
     @model_serializer(mode="wrap")
     def _drop_defaults(self, handler: Any) -> dict[str, Any]:
         fields: dict[str, Any] = handler(self)
-        return {key: value for key, value in fields.items() if key == "role" or value not in (None, "", (), [])}
+        defaults = type(self).model_fields
+        return {key: value for key, value in fields.items() if getattr(self, key) != defaults[key].default}
 
 
 def system(text: str) -> Message:

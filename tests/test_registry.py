@@ -94,7 +94,8 @@ def test_nearest_in_words() -> None:
     assert nearest("x", []) == "none is registered"
     assert nearest("zzz", ["b", "a"]) == "valid: a, b"
     assert nearest("zzz", [f"n{index:02d}" for index in range(20)]).endswith("n11 ...")
-    assert nearest("grop", ["grpo", "rloo"]) == "did you mean 'grpo'?"
+    assert nearest("grop", ["grpo", "turn_loo"]) == "did you mean 'grpo'?"
+    assert nearest("grop", ["grpo", "rloo"]) == "did you mean 'grpo' or 'rloo'?"
 
 
 def test_the_bundled_names_are_announced() -> None:

@@ -226,5 +226,5 @@ def content(trajectory: Trajectory) -> str:
     for turn in copy.turns:
         turn.timings = {}
         for call in turn.tool_calls:
-            call.seconds = 0.0
+            call.seconds = call.queued_seconds = 0.0
     return copy.to_json()

@@ -1,4 +1,4 @@
-"""The manager over real parts: a decoder behind the transformers engine in lockstep, chat renderer, Arithmetic-v0."""
+"""The manager over real parts: Arithmetic-v0, the chat renderer, and the transformers and the scripted engine."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from agentrl.chat import ChatRenderer
+from agentrl.engines.base import Completion, Engine, Sampling
+from agentrl.engines.scripted import ScriptedEngine
 from agentrl.engines.transformers import TransformersEngine
 from agentrl.env import Env, Step, ensure_env, make
 from agentrl.models.tiny import build_tiny
@@ -51,7 +53,7 @@ def parts() -> Iterator[tuple[TransformersEngine, ChatRenderer]]:
     torch.set_num_threads(threads)
 
 
-async def play(parts: tuple[TransformersEngine, ChatRenderer], seed: int) -> list[Group]:
+async def play(parts: tuple[Engine, ChatRenderer], seed: int) -> list[Group]:
     limits = RolloutLimits(max_turns=3, max_turn_tokens=24, concurrency=5)
     rollout = IndependentChains(RolloutContext(*parts, slowed(seed), limits))
     await parts[0].start()
@@ -89,3 +91,44 @@ async def test_records_of_real_episodes_are_whole(parts: tuple[TransformersEngin
             assert renderer.parse(turn.sampled_ids) == turn.message
             assert len(turn.logprobs) == len(turn.sampled_ids) > 0
             assert turn.weights_hash
+
+
+class Kept(ScriptedEngine):
+    """A scripted engine that keeps what it answered, by session."""
+
+    answered: dict[str | None, list[tuple[list[int], Completion]]]
+
+    async def generate(self, prompt_ids: Any, sampling: Sampling, *, session: str | None = None) -> Completion:
+        completion = await super().generate(prompt_ids, sampling, session=session)
+        self.answered.setdefault(session, []).append((list(prompt_ids), completion))
+        return completion
+
+
+async def test_scripted_episodes_train_what_was_sampled_and_repeat(
+    parts: tuple[TransformersEngine, ChatRenderer],
+) -> None:
+    call = '<tool_call>\n{"name": "calculator", "arguments": {"expression": "%s"}}\n</tool_call>'
+    table = {call % "60 + 64": 2.0, call % "60 +": 1.0, "The answer is 124.": 1.0}
+    runs: list[list[list[str]]] = []
+    for seed in range(2):
+        pauses = random.Random(seed)
+        engine = Kept(
+            parts[1], lambda prompt, sampling: table, latency=lambda *_, pauses=pauses: pauses.random() * 0.01
+        )
+        engine.answered = {}
+        groups = await play((engine, parts[1]), seed)
+        runs.append([[content(trajectory) for trajectory in group.trajectories] for group in groups])
+        for group in groups:
+            for trajectory in group.trajectories:
+                (session,) = (
+                    name for name in engine.answered if str(name).endswith(f"/{group.group_id}/{trajectory.member}")
+                )
+                answers = engine.answered[session]
+                (row,) = trajectory.rows()
+                pairs = zip(row.ids, row.logprobs, row.turn_ids, strict=True)
+                trained = [(token, logprob) for token, logprob, turn in pairs if turn]
+                assert trained == [pair for _, each in answers for pair in zip(each.ids, each.logprobs, strict=True)]
+                prompt, last = answers[-1]
+                assert row.ids == prompt + last.ids
+    assert runs[0] == runs[1]
+    assert any(turn.tool_calls for group in groups for trajectory in group.trajectories for turn in trajectory.turns)

@@ -1,0 +1,187 @@
+"""Build `report.html` and `curve.png` in a run's folder.
+
+Invariants: the page is one file that loads nothing; whatever the run's texts hold, they reach the page as visible,
+escaped text; each file is put in place whole, so that a reader never meets half of one.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from agentrl.errors import ConfigError
+from agentrl.report.data import STAGES, RunData, Steps, load_run, open_store, seconds_account
+from agentrl.report.episodes import Comparison, compare
+from agentrl.report.table import share_names
+from agentrl.text import one_line, visible
+
+REPORT_FILE, CURVE_FILE, TEMPLATE_FILE = "report.html", "curve.png", "report.html.j2"
+TABLE_ROWS = 200  # a page with more rows is no longer read; metrics.jsonl has them all
+SPARK_POINTS = 240  # more than a small chart has pixels for
+SPARK_WIDTH, SPARK_HEIGHT = 240, 44
+_FIRST = ("reward", "accuracy", "loss", "grad_norm", "clip_fraction", "kl", "entropy", "tokens_per_second", "seconds")
+
+
+@dataclass(frozen=True)
+class Spark:
+    """A metric over the steps as a small chart."""
+
+    name: str
+    last: str
+    low: str
+    high: str
+    points: str
+    """Points of an SVG polyline in a box of SPARK_WIDTH x SPARK_HEIGHT."""
+
+
+@dataclass(frozen=True)
+class Slice:
+    """A part of the wall-clock account."""
+
+    name: str
+    seconds: float
+    share: float
+    """Of the whole, in [0, 1]."""
+
+
+def build_report(run_folder: Path) -> Path:
+    """Write the report of the run in `run_folder`; returns the page's path.
+
+    Reads `store.sqlite` and `config.yaml`, which a running process may be writing. Raises `StoreError` if the folder
+    holds no run, `ConfigError` if it cannot be written.
+    """
+    from agentrl.report.curve import curve_png, curve_svg
+
+    with open_store(run_folder) as store:
+        data = load_run(run_folder, store)
+        page = render(data, compare(data, store), Markup(curve_svg(data)))
+    try:
+        _put(run_folder / CURVE_FILE, curve_png(data))
+        _put(run_folder / REPORT_FILE, page.encode("utf-8", "replace"))
+    except OSError as error:
+        raise ConfigError(f"the report in {str(run_folder)!r} cannot be written: {error.strerror}") from None
+    return run_folder / REPORT_FILE
+
+
+def render(data: RunData, comparison: Comparison, curve: Markup) -> str:
+    """The page. Everything but `curve`, which holds none of the run's texts, is escaped."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"line": one_line, "percent": _percent, "count": _count, "figure": figure}
+    template = environment.from_string((files("agentrl.report") / TEMPLATE_FILE).read_text(encoding="utf-8"))
+    account = seconds_account(data)
+    total = sum(seconds for _, seconds in account)
+    moving, still = sparks(data.train)
+    return template.render(
+        data=data,
+        status=_status(data),
+        settings=_settings(data),
+        evaluations=[found for stage in STAGES if (found := data.evaluation(stage))],
+        shares=share_names([evaluation.metrics for evaluation in data.evaluations]),
+        gain=_gain(data),
+        curve=curve,
+        account=[Slice(one_line(name), seconds, seconds / total) for name, seconds in account],
+        total=total,
+        sparks=moving,
+        constants=still,
+        names=_names(data.train),
+        rows=_thinned(data.train, TABLE_ROWS),
+        comparison=comparison,
+        config=visible(data.config_text),
+        built=time.strftime("%Y-%m-%d %H:%M"),
+    )
+
+
+def sparks(steps: Steps) -> tuple[list[Spark], list[tuple[str, str]]]:
+    """Small charts of the metrics that change, and name and value of those that never do."""
+    moving: list[Spark] = []
+    still: list[tuple[str, str]] = []
+    for name in _names(steps):
+        known = [(step, metrics[name]) for step, metrics in steps if math.isfinite(metrics.get(name, math.nan))]
+        if not known:
+            continue
+        values = [value for _, value in known]
+        low, high = min(values), max(values)
+        if low == high:
+            still.append((one_line(name), figure(low)))
+        else:
+            points = _points(_thinned(known, SPARK_POINTS), low, high)
+            moving.append(Spark(one_line(name), figure(values[-1]), figure(low), figure(high), points))
+    return moving, still
+
+
+def figure(value: float) -> str:
+    """A number in four significant digits."""
+    if not math.isfinite(value):
+        return "–"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def _points(known: list[tuple[int, float]], low: float, high: float) -> str:
+    first, last = known[0][0], known[-1][0]
+    return " ".join(
+        f"{SPARK_WIDTH * (step - first) / max(1, last - first):.1f},"
+        f"{SPARK_HEIGHT - 3 - (SPARK_HEIGHT - 6) * (value / 2 - low / 2) / (high / 2 - low / 2):.1f}"
+        for step, value in known
+    )
+
+
+def _thinned(items: list[Any], limit: int) -> list[Any]:
+    """At most `limit` of the items, evenly spread, first and last among them."""
+    if len(items) <= limit:
+        return items
+    return [items[round(index * (len(items) - 1) / (limit - 1))] for index in range(limit)]
+
+
+def _names(steps: Steps) -> list[str]:
+    found = {name for _, metrics in steps for name in metrics}
+    return [name for name in _FIRST if name in found] + sorted(found - set(_FIRST))
+
+
+def _status(data: RunData) -> str:
+    of = "" if data.planned is None else f" of {data.planned}"
+    return f"step {data.last_step}{of}"
+
+
+def _settings(data: RunData) -> list[tuple[str, str]]:
+    keys = ("model.name", "env.id", "recipe", "seed", "optimiser.lr", "loss.objective")
+    wanted = [(key, data.setting(key)) for key in keys]
+    return [(key.split(".")[0], one_line(_plain(value))) for key, value in wanted if value is not None]
+
+
+def _plain(value: Any) -> str:
+    return str(value.get("name", value)) if isinstance(value, dict) else str(value)
+
+
+def _gain(data: RunData) -> float | None:
+    """Points of held-out accuracy that training added to what it started from."""
+    trained = data.evaluation("trained")
+    start = data.evaluation("warm_start") or data.evaluation("base")
+    if trained is None or start is None:
+        return None
+    gain = 100 * (trained.metrics.get("accuracy", math.nan) - start.metrics.get("accuracy", math.nan))
+    return gain if math.isfinite(gain) else None
+
+
+def _percent(value: float, digits: int = 1) -> str:
+    return f"{100 * value:.{digits}f}" if math.isfinite(value) else "–"
+
+
+def _count(value: float) -> str:
+    return f"{value:,.0f}" if math.isfinite(value) else "–"
+
+
+def _put(file: Path, content: bytes) -> None:
+    draft = file.with_name(f"{file.name}.{os.getpid()}.tmp")
+    try:
+        draft.write_bytes(content)
+        os.replace(draft, file)
+    finally:
+        draft.unlink(missing_ok=True)
