@@ -11,6 +11,7 @@ order itself, and a wrapper would hide the coroutines); `gymnasium.utils.env_che
 from __future__ import annotations
 
 import logging
+from importlib import import_module
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
@@ -94,7 +95,9 @@ def make(env_id: str, **kwargs: Any) -> Env:
 def _spec(env_id: str) -> Any:
     module, colon, name = env_id.partition(":")
     try:
-        return gymnasium.spec(env_id)
+        if colon:
+            import_module(module)
+        return gymnasium.spec(name if colon else env_id)
     except ImportError as error:
         raise ConfigError(f"environment {env_id!r}: module {module!r} cannot be imported: {error}") from None
     except gymnasium.error.Error:

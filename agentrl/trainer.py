@@ -76,6 +76,10 @@ class Trainer:
         found = latest_checkpoint(self.config.folder / "checkpoints") if resume else None
         if resume and not (self.config.folder / "config.yaml").exists():
             raise CheckpointError(f"{str(self.config.folder)!r} holds no run to resume")
+        if resume and found is None and any((self.config.folder / "checkpoints").glob("step-*")):
+            raise CheckpointError(
+                f"{str(self.config.folder)!r}: no checkpoint is complete; copy one back, or start anew"
+            )
         if not resume and (self.config.folder / "store.sqlite").exists():
             folder = str(self.config.folder)
             raise ConfigError(f"name={self.config.name!r}: {folder!r} holds a run; resume it or choose another name")
@@ -133,10 +137,13 @@ class Trainer:
         settings = self.config.warm_start
         assert settings is not None
         self.observer.phase("warm start", settings.steps)
+        began = time.perf_counter()
 
         def on_step(step: int, metrics: dict[str, float]) -> None:
-            self.records.log("warm_start", step, metrics)
-            self.observer.advance(1, **metrics)
+            nonlocal began
+            began, before = time.perf_counter(), began
+            self.records.log("warm_start", step, {**metrics, "seconds": began - before})
+            self.observer.advance(1, loss=metrics["loss"], token_accuracy=metrics["accuracy"])
 
         seed = derive_seed(self.config.seed, "warm_start")
         await warm_start(self.actors, self.learner, self.tasks, settings, seed, on_step)

@@ -47,9 +47,10 @@ async def test_token_ids_are_what_a_policy_would_have_sampled(env: Env, renderer
         message = renderer.parse(turn.sampled_ids)
         observation, reward, *_ = await env.astep(message)
         assert (said(observation), reward) == (said(turn.observation), turn.reward)
-        history += [message, *observation]
+        history.append(message)
         if index + 1 < len(recorded.turns):
             context = renderer.next_context(context, turn.sampled_ids, history, observation)
+        history += observation
     assert len(recorded.rows()) == 1
     assert recorded.num_forks == 0
 

@@ -56,7 +56,14 @@ def test_file_and_store_agree_to_the_bit(config: RunConfig) -> None:
 
 def test_rewind_forgets_later_steps_and_nothing_else(config: RunConfig) -> None:
     records = RunRecords(config)
-    for phase, step in [("eval/base", 0), ("warm_start", 9), ("train", 1), ("train", 2), ("eval/step", 2), ("train", 3)]:
+    for phase, step in [
+        ("eval/base", 0),
+        ("warm_start", 9),
+        ("train", 1),
+        ("train", 2),
+        ("eval/step", 2),
+        ("train", 3),
+    ]:
         add(records, phase, step)
     records.rewind(1)
     assert steps(records) == [("eval/base", 0), ("warm_start", 9), ("train", 1)]

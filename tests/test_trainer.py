@@ -22,9 +22,9 @@ from agentrl.trainer import Trainer, train
 SMALL = [
     "steps=4",
     "eval.episodes=6",
-    "warm_start.steps=6",
-    "warm_start.episodes_per_step=8",
-    "rollout.groups_per_step=2",
+    "warm_start.steps=50",
+    "warm_start.episodes_per_step=16",
+    "rollout.groups_per_step=4",
     "rollout.group_size=4",
     "checkpoint.every=2",
 ]
@@ -64,7 +64,7 @@ def test_the_store_holds_every_episode_once_and_the_metrics_agree(finished: RunC
     with RunStore(finished.folder / "store.sqlite") as store:
         (run,) = store.runs()
         trained = list(store.episodes(run.id, phase="train"))
-        assert len(trained) == 4 * 2 * 4
+        assert len(trained) == 4 * 4 * 4
         assert len({(e.step, e.group, e.member) for e in trained}) == len(trained)
         for stage in ("base", "warm_start", "trained"):
             assert len(list(store.episodes(run.id, phase=f"eval/{stage}"))) == 6
@@ -78,8 +78,8 @@ def test_the_store_holds_every_episode_once_and_the_metrics_agree(finished: RunC
 def test_learner_and_engine_agree_on_log_probabilities(finished: RunConfig) -> None:
     """fp32 policy on the CPU: the bound is rounding, not a tolerance for errors."""
     lines = [json.loads(line) for line in (finished.folder / "metrics.jsonl").read_text().splitlines()]
-    worst = [line["mismatch/max"] for line in lines if line["phase"] == "train"]
-    assert len(worst) == 4
+    worst = [line["mismatch/max_abs"] for line in lines if "mismatch/max_abs" in line]
+    assert worst  # at least one step had groups with variance, so these runs do change weights
     assert max(worst) < 1e-3
 
 
@@ -136,7 +136,7 @@ def test_a_killed_run_resumes_to_the_same_weights(finished: RunConfig, tmp_path:
     assert weights(config) == weights(finished)
     with RunStore(config.folder / "store.sqlite") as store:
         episodes = [(e.step, e.group, e.member) for e in store.episodes(store.runs()[0].id, phase="train")]
-    assert len(episodes) == len(set(episodes)) == 4 * 2 * 4
+    assert len(episodes) == len(set(episodes)) == 4 * 4 * 4
 
 
 def _train_steps(config: RunConfig) -> int:

@@ -76,7 +76,9 @@ def test_a_row_for_each_leaf_and_no_more(seen: list[tuple[list[int], list[int]]]
     assert [row.ids for row in trajectory.rows()] == [trajectory.full_ids(leaf) for leaf in leaves]
 
 
-@given(st.lists(st.tuples(st.lists(st.integers(0, 9), max_size=4), st.lists(st.integers(0, 9), max_size=4)), min_size=1))
+@given(
+    st.lists(st.tuples(st.lists(st.integers(0, 9), max_size=4), st.lists(st.integers(0, 9), max_size=4)), min_size=1)
+)
 def test_a_conversation_that_only_grows_is_one_row(pieces: list[tuple[list[int], list[int]]]) -> None:
     seen: list[tuple[list[int], list[int]]] = []
     for new, sampled in pieces:

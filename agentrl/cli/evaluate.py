@@ -37,9 +37,12 @@ def eval_command(
 
     from agentrl.display import make_display
     from agentrl.evaluation import evaluate
+    from agentrl.models import kind_of
     from agentrl.report import evaluation_table
 
     chosen, config = _run_of(model)
+    if chosen != "oracle":
+        kind_of(chosen)  # a mistyped name is found before anything is loaded
     result = evaluate(
         chosen,
         env,

@@ -14,8 +14,10 @@ import asyncio
 import math
 import random
 import time
+from bisect import bisect_right
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 from agentrl.chat import ChatRenderer
@@ -159,11 +161,8 @@ def _choose(masses: Mapping[int, float], temperature: float, uniform: float) -> 
     if temperature == 0:
         token = max(masses, key=lambda candidate: masses[candidate])
         return token, math.log(weights[token] / total)
-    target = uniform * total
-    for token, weight in weights.items():
-        target -= weight
-        if target < 0:
-            break
+    place = bisect_right(list(accumulate(weights.values())), uniform * total)
+    token = list(weights)[min(place, len(weights) - 1)]
     return token, math.log(weights[token] / total)
 
 

@@ -23,11 +23,11 @@ GROWTH = 1.5
 FIRST_ROWS = 8
 
 
-class _Layer(CacheLayerMixin):
+class _Layer(CacheLayerMixin):  # type: ignore[no-untyped-call]
     """One layer's keys and values; writes a forward pass's new ones where the store's plan says."""
 
     def __init__(self, store: SlotStore) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.store = store
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:

@@ -203,7 +203,7 @@ class TransformersEngine(Engine):
 
     @asynccontextmanager
     async def client(self) -> AsyncIterator[None]:
-        """See `Engine.client`. Requests count for the clients that the calling task, or the task that made it, entered."""
+        """See `Engine.client`. A request counts for the clients that its task, or the task that made that, entered."""
         client = _Client()
         outer = _CLIENTS.get()
         self._clients.add(client)
@@ -270,21 +270,21 @@ class TransformersEngine(Engine):
         self._changed.set()
 
     async def _drive(self) -> None:
-        """Step after step while there are requests; ends when there are none."""
-        try:
-            await asyncio.sleep(0)  # whoever starts at the same time announces itself first
-            while self._collect():
-                if self._in_lockstep and any(client.outstanding == 0 for client in self._clients):
-                    self._changed.clear()
-                    await self._changed.wait()
-                    continue
-                self._interrupt = False
+        """Step after step while there are requests; ends when there are none, and no row of a cancelled one."""
+        await asyncio.sleep(0)  # whoever starts at the same time announces itself first
+        while self._collect() or self.decoder.active:
+            if self._requests and self._in_lockstep and any(client.outstanding == 0 for client in self._clients):
+                self._changed.clear()
+                await self._changed.wait()
+                continue
+            self._interrupt = False
+            try:
                 await self._in_worker(self._step, self._joining(), self._take_ended())
-        except Exception as error:  # whatever the model raised, every caller must hear of it
-            failure = EngineError(f"generation failed: {type(error).__name__}: {error}")
-            failure.__cause__ = error
-            self._fail(failure)
-            await self._in_worker(self.decoder.reset)
+            except Exception as error:  # whatever the model raised, every caller must hear of it
+                failure = EngineError(f"generation failed: {type(error).__name__}: {error}")
+                failure.__cause__ = error
+                self._fail(failure)
+                await self._in_worker(self.decoder.reset)
 
     def _collect(self) -> bool:
         """Settle what finished or was cancelled; True if requests remain."""

@@ -15,6 +15,7 @@ from typing import Any
 from agentrl.assembly import Actors, build_actors, env_factory, load_policy, task_set
 from agentrl.config import RunConfig
 from agentrl.env import Env
+from agentrl.errors import ConfigError
 from agentrl.evaluation.result import EvalResult, summarise
 from agentrl.observe import Observer
 from agentrl.oracle import oracle_trajectory
@@ -75,7 +76,7 @@ def evaluate(
     watch = observer or Observer()
     make_env = env_factory(settings.env)
     requests = eval_requests(make_env(), split, episodes, seed)
-    store = RunStore(out / "store.sqlite") if out else None
+    store = _store(out) if out else None
     run = store.begin_run(f"eval {model}", settings.to_yaml()) if store else 0
     finished: list[Trajectory] = []
 
@@ -109,6 +110,14 @@ def evaluate(
         store.log(run, "eval/base", 0, result.to_metrics())
         store.close()
     return result
+
+
+def _store(out: Path) -> RunStore:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"out={str(out)!r}: the folder cannot be written: {error.strerror}") from None
+    return RunStore(out / "store.sqlite")
 
 
 def _settings(

@@ -79,7 +79,7 @@ def packed_attention(
         return output, weights
     for name in UNSUPPORTED:
         if kwargs.get(name) is not None:
-            raise ModelError(f"{type(module).__name__} uses {name} in its attention, which packed rows do not support")
+            raise ModelError(f"{type(module).__name__} uses {name}, which packed attention does not compute")
     groups = query.shape[1] // key.shape[1]
     key, value = repeat_kv(key, groups), repeat_kv(value, groups)
     if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and _varlen_attention is not None:

@@ -58,7 +58,7 @@ class Policy:
             self.model.requires_grad_(True)
         _head(self.model)
         if gradient_checkpointing:
-            cast(Any, self.model).gradient_checkpointing_enable({"use_reentrant": False})
+            _enable_checkpointing(self.model)
 
     @property
     def device(self) -> torch.device:
@@ -165,6 +165,17 @@ def _remove_dropout(model: PreTrainedModel) -> None:
                 setattr(module, name, 0.0)
 
 
+def _enable_checkpointing(model: Any) -> None:
+    options = {"use_reentrant": False}
+    try:
+        if hasattr(model, "activation_checkpointing_enable"):
+            model.activation_checkpointing_enable(activation_checkpointing_kwargs=options)
+        else:
+            model.gradient_checkpointing_enable(options)
+    except ValueError as error:
+        raise ModelError(f"model.gradient_checkpointing: {' '.join(str(error).split())}") from error
+
+
 @torch.no_grad()
 def _check_exact(model: PreTrainedModel) -> None:
     """Refuse a model whose packed logits are not those of its own eager forward pass.
@@ -181,7 +192,7 @@ def _check_exact(model: PreTrainedModel) -> None:
         alone = [model(input_ids=row[None], use_cache=False).logits[0] for row in torch.split(ids, list(PROBE_LENGTHS))]
         model.set_attn_implementation(ATTENTION)
         packed = _head(model)(_hidden(model, ids[None], Segments.of(PROBE_LENGTHS, device)))
-    except (AttributeError, TypeError, ValueError, NotImplementedError) as error:
+    except (ModelError, AttributeError, TypeError, ValueError, RuntimeError) as error:
         raise ModelError(f"{name} cannot be trained on packed rows: {' '.join(str(error).split())}") from error
     if model.config._attn_implementation != ATTENTION:
         raise ModelError(f"{name} cannot be trained on packed rows: its attention cannot be replaced")

@@ -95,15 +95,15 @@ class Learner:
         `advantages[i]`: shape (L_i,), see `flatten`. Minibatches are consecutive trajectories. A step in which every
         advantage is 0 and no regulariser acts is counted (`update/skipped_steps`) and not taken; single trajectories
         of that kind are left out of the passes, not of the denominators. Returns metrics; `loss` and `grad_norm` are
-        means over the steps, `mismatch/*` compare the learner with the engine's records before any step, `seconds/*`
-        add up to the call. Raises `TrainingError`.
+        means over the steps, `mismatch/*` compare the learner with the engine's records before any step, and
+        `seconds/update/*` add up to the call. Raises `TrainingError`.
         """
         tally = Tally()
-        with tally.timed("update_prepare"):
+        with tally.timed("update/prepare"):
             steps = self._cut(flatten(trajectories, advantages))
         passes = self.config.epochs * sum(len(step.bins) for step in steps)
         several = self.config.epochs * len(steps) > 1
-        with tally.timed("update_score"):
+        with tally.timed("update/score"):
             for step in steps:
                 self._prescore(step, tally, several)
         done = itertools.count(1)
@@ -181,18 +181,18 @@ class Learner:
         self.optimiser.zero_grad(set_to_none=True)
         loss = 0.0
         for members in step.bins:
-            with tally.timed("update_forward"):
+            with tally.timed("update/forward"):
                 share = self._loss(step, members, tally, fresh, detach)
                 loss += float(share.detach())
             if not np.isfinite(loss):
                 self.optimiser.zero_grad(set_to_none=True)
                 raise TrainingError(f"the loss is {loss}; nothing was stepped")
-            with tally.timed("update_backward"):
+            with tally.timed("update/backward"):
                 share.backward()  # type: ignore[no-untyped-call]
             tick()
         tally.add("loss", loss)
         if step.bins:
-            with tally.timed("update_optimiser"):
+            with tally.timed("update/optimiser"):
                 lr = warmed_up(self.config, self.steps)
                 tally.add("grad_norm", guarded_step(self.optimiser, self.config.grad_clip, lr))
             self.steps += 1

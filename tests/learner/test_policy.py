@@ -113,7 +113,7 @@ def test_gradient_checkpointing_changes_no_bit_and_leaves_evaluation_mode() -> N
 def test_gradient_checkpointing_does_recompute() -> None:
     policy = Policy(make_model(), precision="fp32", gradient_checkpointing=True)
     calls = []
-    policy.model.model.layers[0].mlp.register_forward_hook(lambda *_: calls.append(1))
+    policy.model.model.layers[0].self_attn.register_forward_hook(lambda *_: calls.append(1))
     policy.score(tokens()).logprobs.sum().backward()
     assert len(calls) == 2
 
@@ -131,11 +131,12 @@ HEADS = {"num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8}
 @pytest.mark.parametrize(
     "model",
     [
-        Gemma2ForCausalLM(Gemma2Config(**SMALL, **HEADS, final_logit_softcapping=1.0)),
+        Gemma2ForCausalLM(Gemma2Config(**SMALL, **HEADS, final_logit_softcapping=None)),
+        Gemma2ForCausalLM(Gemma2Config(**SMALL, **HEADS, attn_logit_softcapping=None, final_logit_softcapping=1.0)),
         GraniteForCausalLM(GraniteConfig(**SMALL, num_attention_heads=2, num_key_value_heads=1, logits_scaling=8.0)),
         MambaForCausalLM(MambaConfig(vocab_size=64, hidden_size=16, num_hidden_layers=2, state_size=4)),
     ],
-    ids=["softcap", "scaled logits", "recurrent"],
+    ids=["capped attention", "capped logits", "scaled logits", "recurrent"],
 )
 def test_models_that_packing_would_change_are_refused_in_one_line(model: PreTrainedModel) -> None:
     with pytest.raises(ModelError, match=type(model).__name__) as caught:

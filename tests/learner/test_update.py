@@ -133,17 +133,21 @@ def test_only_sampled_tokens_reach_the_objective() -> None:
 
 
 def test_observation_positions_get_no_gradient() -> None:
-    """The hidden state that predicts an observation token carries nothing back from the loss of its own row's end."""
-    own = learner()
+    """At the last layer, loss reaches exactly the states that predict a sampled token."""
+    own = learner(Recorder())
     states: list[torch.Tensor] = []
-    own.policy.model.model.norm.register_forward_hook(
-        lambda *given: (given[2].retain_grad(), states.append(given[2]))[0]
-    )
-    trajectories, advantages = make_batch(size=1)
-    own.update(trajectories, advantages)
-    (row,) = trajectories[0].rows()
+
+    def keep(module: Any, inputs: Any, output: torch.Tensor) -> None:
+        output.retain_grad()
+        states.append(output)
+
+    own.policy.model.model.norm.register_forward_hook(keep)
+    trajectories, advantages = make_batch(size=2)
+    own.update(trajectories[1:], advantages[1:])
+    (row,) = trajectories[1].rows()
     predicts = torch.tensor([turn > 0 for turn in row.turn_ids[1:]] + [False])
     touched = states[0].grad[0].abs().sum(-1) > 0
+    assert 0 < int(predicts.sum()) < len(predicts) - 2
     assert torch.equal(touched, predicts)
 
 
