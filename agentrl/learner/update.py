@@ -20,7 +20,6 @@ from torch import Tensor
 from agentrl.config import OptimiserConfig
 from agentrl.errors import TrainingError
 from agentrl.learner.batch import PackedTokens, TokenTable, TrainingRow, flatten, pack
-from agentrl.learner.memory import keep_freed_memory
 from agentrl.learner.optimiser import build_optimiser, guarded_step, warmed_up
 from agentrl.learner.policy import Policy
 from agentrl.learner.supervised import supervised_step
@@ -81,8 +80,6 @@ class Learner:
         self._needs = frozenset().union(objective.needs, *(item.needs for item in self.regularisers))
         if "reference" in self._needs:
             policy.keep_reference()
-        if policy.device.type == "cpu":
-            keep_freed_memory()
 
     def update(
         self,
