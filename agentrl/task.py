@@ -113,7 +113,7 @@ class Verdict:
     reward: float
     """Added to the last turn's reward."""
     metrics: dict[str, float] = field(default_factory=dict)
-    """What is worth reporting beside it, for example `correct`: 0.0 or 1.0."""
+    """What is worth reporting beside it. `correct`, and every name that begins so, is 0.0 or 1.0."""
 
 
 @dataclass(slots=True)

@@ -27,7 +27,9 @@ class EvalResult:
     """Episodes with a verdict."""
     aborted: int
     shares: dict[str, Interval]
-    """Means over episodes of each 0/1 metric of the environment's verdict (`correct`, ...), with 95 % Wilson bounds."""
+    """Share of episodes by 0/1 metric of the verdict: `correct` and names that begin so, with 95 % Wilson bounds."""
+    means: dict[str, Interval]
+    """Means over episodes of the verdict's other metrics, with 95 % normal bounds."""
     reward: Interval
     turns: float
     tokens: int
@@ -43,13 +45,14 @@ class EvalResult:
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; intervals as objects with `value`, `low`, `high`."""
         tree = asdict(self)
-        tree["shares"] = {name: share._asdict() for name, share in self.shares.items()}
+        for group in ("shares", "means"):
+            tree[group] = {name: interval._asdict() for name, interval in getattr(self, group).items()}
         tree["reward"] = self.reward._asdict()
         return tree
 
     def to_metrics(self) -> dict[str, float]:
-        """Flat numbers for the store: `accuracy`, `accuracy_low`, `accuracy_high`, likewise every other share."""
-        metrics: dict[str, float] = {}
+        """Flat numbers for the store: `accuracy`, `accuracy_low`, `accuracy_high`, likewise every share; plain means."""
+        metrics: dict[str, float] = {name: mean.value for name, mean in self.means.items()}
         for name, share in {"accuracy": self.accuracy, "reward": self.reward, **self.shares}.items():
             metrics |= {name: share.value, f"{name}_low": share.low, f"{name}_high": share.high}
         counts = {"episodes": self.episodes, "aborted": self.aborted, "turns": self.turns, "tokens": self.tokens}
@@ -69,11 +72,7 @@ def summarise(
     """The result of evaluated episodes."""
     judged = [trajectory for trajectory in trajectories if not trajectory.aborted]
     names = sorted({name for trajectory in judged for name in trajectory.metrics})
-    shares: dict[str, Interval] = {}
-    for name in names:
-        values = [trajectory.metrics.get(name, 0.0) for trajectory in judged]
-        if all(value in (0.0, 1.0) for value in values):
-            shares[name] = wilson(sum(values), len(values))
+    values = {name: [trajectory.metrics.get(name, 0.0) for trajectory in judged] for name in names}
     return EvalResult(
         model=model,
         env=env,
@@ -82,10 +81,16 @@ def summarise(
         seed=seed,
         episodes=len(judged),
         aborted=len(trajectories) - len(judged),
-        shares=shares,
+        shares={name: wilson(sum(values[name]), len(judged)) for name in names if _is_share(name)},
+        means={name: normal_mean(values[name]) for name in names if not _is_share(name)},
         reward=normal_mean([trajectory.reward for trajectory in judged]),
         turns=sum(len(trajectory.turns) for trajectory in judged) / max(1, len(judged)),
         tokens=sum(trajectory.num_policy_tokens for trajectory in trajectories),
         seconds=seconds,
         stop_reasons=dict(Counter(str(trajectory.stop_reason) for trajectory in trajectories)),
     )
+
+
+def _is_share(name: str) -> bool:
+    """What an environment calls `correct...` is 0.0 or 1.0 in each episode (see `Verdict.metrics`)."""
+    return name.startswith("correct")

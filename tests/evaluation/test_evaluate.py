@@ -42,4 +42,5 @@ def test_aborted_episodes_stay_out_of_the_shares() -> None:
     assert result.accuracy.value == 0.5
     assert (result.episodes, result.aborted, result.tokens) == (2, 1, 3)
     assert "depth" not in result.shares
+    assert result.means["depth"].value == 3.0
     assert result.to_metrics()["accuracy_high"] == result.accuracy.high
