@@ -142,6 +142,10 @@ class CheckpointConfig(_Section):
     keep: int = Field(1, ge=1)
 
 
+def _default_advantages() -> list[ComponentSpec]:
+    return ["grpo"]
+
+
 class RunConfig(_Section):
     """A training run."""
 
@@ -158,7 +162,7 @@ class RunConfig(_Section):
     engine: EngineConfig = Field(default_factory=EngineConfig)
     rollout: RolloutConfig = Field(default_factory=RolloutConfig)
     warm_start: WarmStartConfig | None = None
-    advantages: list[ComponentSpec] = Field(default_factory=lambda: ["grpo"])
+    advantages: list[ComponentSpec] = Field(default_factory=_default_advantages)
     loss: LossConfig = Field(default_factory=LossConfig)
     optimiser: OptimiserConfig = Field(default_factory=OptimiserConfig)
     eval: EvalConfig = Field(default_factory=EvalConfig)

@@ -29,9 +29,7 @@ class RunRecords:
             self.folder.mkdir(parents=True, exist_ok=True)
             (self.folder / "config.yaml").write_text(config.to_yaml(), encoding="utf-8")
         except OSError as error:
-            raise ConfigError(
-                f"out: the folder {str(self.folder)!r} cannot be written: {error.strerror}"
-            ) from None
+            raise ConfigError(f"out: the folder {str(self.folder)!r} cannot be written: {error.strerror}") from None
         self.store = RunStore(self.folder / "store.sqlite")
         self.run = self.store.begin_run(config.name, config.to_yaml())
         self._jsonl = self.folder / "metrics.jsonl"

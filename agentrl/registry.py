@@ -7,14 +7,16 @@ registered by decorator in this process and what installed packages announce und
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from difflib import get_close_matches
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, Generic, TypeVar, cast, overload
 
 from agentrl.errors import ConfigError, UnknownNameError
 
 T = TypeVar("T")
+C = TypeVar("C")
 
 
 def nearest(name: str, valid: list[str], count: int = 3) -> str:
@@ -40,6 +42,10 @@ class Registry(Generic[T]):
     def _announced(self) -> dict[str, EntryPoint]:
         return {point.name: point for point in entry_points(group=self.group)}
 
+    @overload
+    def register(self, name: str) -> Callable[[C], C]: ...
+    @overload
+    def register(self, name: str, component: T) -> T: ...
     def register(self, name: str, component: T | None = None) -> Any:
         """Register `component` under `name`; without a component, a decorator. A name taken by another is an error."""
         if component is None:

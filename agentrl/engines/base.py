@@ -77,10 +77,10 @@ class Engine(ABC):
         """The engine that serves a loaded policy, with options from a configuration; raises `ConfigError`."""
         raise ConfigError(f"engine {cls.__name__} serves no model: construct it in Python")
 
-    async def start(self) -> None:
+    async def start(self) -> None:  # noqa: B027 - optional: an engine may have nothing to do
         """Acquire what the engine needs. Idempotent."""
 
-    async def close(self) -> None:
+    async def close(self) -> None:  # noqa: B027 - optional: an engine may have nothing to do
         """Release everything; pending requests fail with `EngineError`. Idempotent."""
 
     @abstractmethod
@@ -93,7 +93,7 @@ class Engine(ABC):
         `end_session`. Raises `EngineError`. Cancelling the awaiting task cancels the request.
         """
 
-    async def end_session(self, session: str) -> None:
+    async def end_session(self, session: str) -> None:  # noqa: B027 - optional: an engine may have nothing to do
         """Drop what is kept for `session`. Idempotent."""
 
     @asynccontextmanager

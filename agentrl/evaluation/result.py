@@ -51,7 +51,7 @@ class EvalResult:
         return tree
 
     def to_metrics(self) -> dict[str, float]:
-        """Flat numbers for the store: `accuracy`, `accuracy_low`, `accuracy_high`, likewise every share; plain means."""
+        """Flat numbers for the store: `accuracy`, `accuracy_low`, `accuracy_high`, likewise every share; the means."""
         metrics: dict[str, float] = {name: mean.value for name, mean in self.means.items()}
         for name, share in {"accuracy": self.accuracy, "reward": self.reward, **self.shares}.items():
             metrics |= {name: share.value, f"{name}_low": share.low, f"{name}_high": share.high}

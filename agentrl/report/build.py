@@ -120,7 +120,7 @@ def sparks(steps: Steps) -> tuple[list[Spark], list[tuple[str, str]]]:
 def figure(value: float) -> str:
     """A number in four significant digits."""
     if not math.isfinite(value):
-        return "–"
+        return "\N{EN DASH}"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
@@ -171,11 +171,11 @@ def _gain(data: RunData) -> float | None:
 
 
 def _percent(value: float, digits: int = 1) -> str:
-    return f"{100 * value:.{digits}f}" if math.isfinite(value) else "–"
+    return f"{100 * value:.{digits}f}" if math.isfinite(value) else "\N{EN DASH}"
 
 
 def _count(value: float) -> str:
-    return f"{value:,.0f}" if math.isfinite(value) else "–"
+    return f"{value:,.0f}" if math.isfinite(value) else "\N{EN DASH}"
 
 
 def _put(file: Path, content: bytes) -> None:

@@ -115,7 +115,9 @@ def seconds_account(data: RunData) -> list[tuple[str, float]]:
             account[name] = account.get(name, 0.0) + seconds
 
     for _, metrics in data.train:
-        parts = {name[8:]: value for name, value in metrics.items() if name.startswith("seconds/") and "/" not in name[8:]}
+        parts = {
+            name[8:]: value for name, value in metrics.items() if name.startswith("seconds/") and "/" not in name[8:]
+        }
         for name, value in parts.items():
             add(name, value)
         add("unaccounted", _beyond_rounding(metrics.get("seconds", 0.0) - sum(parts.values())))

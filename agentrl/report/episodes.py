@@ -219,7 +219,9 @@ def _observation(message: Message, chips: list[str], failed: bool) -> MessageVie
 
 
 def _call(call: ToolCall) -> CallView:
-    return CallView(one_line(call.name), Excerpt.of(_readable(call.arguments)), one_line(call.error) if call.error else None)
+    return CallView(
+        one_line(call.name), Excerpt.of(_readable(call.arguments)), one_line(call.error) if call.error else None
+    )
 
 
 def _readable(arguments: str) -> str:
