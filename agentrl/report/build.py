@@ -28,6 +28,14 @@ TABLE_ROWS = 200  # a page with more rows is no longer read; metrics.jsonl has t
 SPARK_POINTS = 240  # more than a small chart has pixels for
 SPARK_WIDTH, SPARK_HEIGHT = 240, 44
 _FIRST = ("reward", "accuracy", "loss", "grad_norm", "clip_fraction", "kl", "entropy", "tokens_per_second", "seconds")
+_SETTINGS = {
+    "model": "model.name",
+    "environment": "env.id",
+    "recipe": "recipe",
+    "objective": "loss.objective",
+    "learning rate": "optimiser.lr",
+    "seed": "seed",
+}
 
 
 @dataclass(frozen=True)
@@ -151,9 +159,8 @@ def _status(data: RunData) -> str:
 
 
 def _settings(data: RunData) -> list[tuple[str, str]]:
-    keys = ("model.name", "env.id", "recipe", "seed", "optimiser.lr", "loss.objective")
-    wanted = [(key, data.setting(key)) for key in keys]
-    return [(key.split(".")[0], one_line(_plain(value))) for key, value in wanted if value is not None]
+    found = [(label, data.setting(key)) for label, key in _SETTINGS.items()]
+    return [(label, one_line(_plain(value))) for label, value in found if value is not None]
 
 
 def _plain(value: Any) -> str:

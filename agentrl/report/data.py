@@ -17,6 +17,7 @@ from agentrl.store import RunRecord, RunStore
 STORE_FILE = "store.sqlite"
 CONFIG_FILE = "config.yaml"
 STAGES = ("base", "warm_start", "trained")
+_ORDER = ("evaluation", "warm start", "rollout", "update", "other")
 
 Steps = list[tuple[int, dict[str, float]]]
 """Metrics by step."""
@@ -125,7 +126,7 @@ def seconds_account(data: RunData) -> list[tuple[str, float]]:
         add("warm start", metrics.get("seconds", 0.0))
     for evaluation in data.evaluations + data.on_the_way:
         add("evaluation", evaluation.metrics.get("seconds", 0.0))
-    return list(account.items())
+    return sorted(account.items(), key=lambda entry: _ORDER.index(entry[0]) if entry[0] in _ORDER else len(_ORDER))
 
 
 def _beyond_rounding(seconds: float) -> float:
