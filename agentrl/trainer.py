@@ -22,6 +22,7 @@ from agentrl.errors import CheckpointError, ConfigError, TrainingError
 from agentrl.evaluation.result import EvalResult, summarise
 from agentrl.evaluation.runner import eval_requests, run_policy
 from agentrl.learner.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from agentrl.memory import release_freed_memory
 from agentrl.observe import Observer
 from agentrl.records import RunRecords
 from agentrl.rollout import GroupRequest
@@ -131,7 +132,9 @@ class Trainer:
         await self._evaluate("trained")
 
     async def _publish(self) -> None:
+        """Serve the weights as they are now: the end of a phase that changed them."""
         self.weights_hash = await self.actors.engine.publish(None, self.step)
+        release_freed_memory()
 
     async def _warm_start(self) -> None:
         settings = self.config.warm_start
@@ -176,6 +179,7 @@ class Trainer:
             seed=self.config.seed,
             seconds=time.perf_counter() - began,
         )
+        release_freed_memory()
         self.records.log(phase, at, result.to_metrics())
         self.evaluations[stage] = result
         share = result.accuracy
@@ -202,6 +206,7 @@ class Trainer:
         rolled = time.perf_counter()
         trajectories, advantages = self._credit(groups)
         self.check_records(trajectories)
+        release_freed_memory()
         attributed = time.perf_counter()
         self._updating = True
         metrics = self.learner.update(

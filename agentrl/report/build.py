@@ -18,7 +18,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from agentrl.errors import ConfigError
-from agentrl.report.data import STAGES, RunData, Steps, load_run, open_store, seconds_account
+from agentrl.report.data import ROUNDING, STAGES, Part, RunData, Steps, load_run, open_store, seconds_account
 from agentrl.report.episodes import Comparison, compare
 from agentrl.report.table import share_names
 from agentrl.text import one_line, visible
@@ -50,16 +50,6 @@ class Spark:
     """Points of an SVG polyline in a box of SPARK_WIDTH x SPARK_HEIGHT."""
 
 
-@dataclass(frozen=True)
-class Slice:
-    """A part of the wall-clock account."""
-
-    name: str
-    seconds: float
-    share: float
-    """Of the whole, in [0, 1]."""
-
-
 def build_report(run_folder: Path) -> Path:
     """Write the report of the run in `run_folder`; returns the page's path.
 
@@ -82,10 +72,15 @@ def build_report(run_folder: Path) -> Path:
 def render(data: RunData, comparison: Comparison, curve: Markup) -> str:
     """The page. Everything but `curve`, which holds none of the run's texts, is escaped."""
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"line": one_line, "percent": _percent, "count": _count, "figure": figure}
+    environment.filters |= {
+        "line": one_line,
+        "percent": _percent,
+        "count": _count,
+        "figure": figure,
+        "seconds": _seconds,
+    }
     template = environment.from_string((files("agentrl.report") / TEMPLATE_FILE).read_text(encoding="utf-8"))
     account = seconds_account(data)
-    total = sum(seconds for _, seconds in account)
     moving, still = sparks(data.train)
     return template.render(
         data=data,
@@ -95,9 +90,11 @@ def render(data: RunData, comparison: Comparison, curve: Markup) -> str:
         shares=share_names([evaluation.metrics for evaluation in data.evaluations]),
         gain=_gain(data),
         curve=curve,
-        account=[Slice(one_line(name), seconds, seconds / total) for name, seconds in account],
-        total=total,
-        sparks=moving,
+        account=account,
+        total=sum(part.seconds for part in account),
+        details=[_details(part) for part in account if part.details],
+        sparks=[spark for spark in moving if "/" not in spark.name],
+        more_sparks=[spark for spark in moving if "/" in spark.name],
         constants=still,
         names=_names(data.train),
         rows=_thinned(data.train, TABLE_ROWS),
@@ -117,7 +114,7 @@ def sparks(steps: Steps) -> tuple[list[Spark], list[tuple[str, str]]]:
             continue
         values = [value for _, value in known]
         low, high = min(values), max(values)
-        if low == high:
+        if low == high and len(known) == len(steps):
             still.append((one_line(name), figure(low)))
         else:
             points = _points(_thinned(known, SPARK_POINTS), low, high)
@@ -134,11 +131,18 @@ def figure(value: float) -> str:
 
 def _points(known: list[tuple[int, float]], low: float, high: float) -> str:
     first, last = known[0][0], known[-1][0]
+    span = high / 2 - low / 2  # halves, because the difference of two floats may be infinite
     return " ".join(
         f"{SPARK_WIDTH * (step - first) / max(1, last - first):.1f},"
-        f"{SPARK_HEIGHT - 3 - (SPARK_HEIGHT - 6) * (value / 2 - low / 2) / (high / 2 - low / 2):.1f}"
+        f"{SPARK_HEIGHT - 3 - (SPARK_HEIGHT - 6) * ((value / 2 - low / 2) / span if span else 0.5):.1f}"
         for step, value in known
     )
+
+
+def _details(part: Part) -> tuple[str, list[tuple[str, float]]]:
+    """A part's name and what lies within it, the largest first."""
+    within = sorted(part.details.items(), key=lambda entry: -entry[1])
+    return one_line(part.name), [(one_line(name), seconds) for name, seconds in within if seconds > ROUNDING]
 
 
 def _thinned(items: list[Any], limit: int) -> list[Any]:
@@ -179,6 +183,10 @@ def _gain(data: RunData) -> float | None:
 
 def _percent(value: float, digits: int = 1) -> str:
     return f"{100 * value:.{digits}f}" if math.isfinite(value) else "\N{EN DASH}"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:,.0f} s" if value >= 100 else f"{value:.1f} s"
 
 
 def _count(value: float) -> str:

@@ -17,6 +17,7 @@ from agentrl.store import RunRecord, RunStore
 STORE_FILE = "store.sqlite"
 CONFIG_FILE = "config.yaml"
 STAGES = ("base", "warm_start", "trained")
+ROUNDING = 1e-3  # seconds; a smaller rest of a step is no part of it
 _ORDER = ("evaluation", "warm start", "rollout", "update", "other")
 
 Steps = list[tuple[int, dict[str, float]]]
@@ -107,30 +108,44 @@ def load_run(folder: Path, store: RunStore) -> RunData:
     return data
 
 
-def seconds_account(data: RunData) -> list[tuple[str, float]]:
-    """Where the run's wall-clock time went, seconds by what it was spent on; zero entries are left out."""
-    account: dict[str, float] = {}
+@dataclass
+class Part:
+    """What wall-clock time was spent on."""
+
+    name: str
+    seconds: float = 0.0
+    details: dict[str, float] = field(default_factory=dict)
+    """Seconds by what is known to lie within this part."""
+
+
+def seconds_account(data: RunData) -> list[Part]:
+    """Where the recorded wall-clock time went; parts do not overlap, and what took no time is left out.
+
+    A training step tells `seconds`, its parts `seconds/<part>` and what lies within a part, `seconds/<part>_<detail>`.
+    """
+    account: dict[str, Part] = {}
 
     def add(name: str, seconds: float) -> None:
-        if seconds > 0:  # not-a-number is not
-            account[name] = account.get(name, 0.0) + seconds
+        if seconds > ROUNDING:  # not-a-number is not
+            account.setdefault(name, Part(name)).seconds += seconds
 
     for _, metrics in data.train:
-        parts = {
-            name[8:]: value for name, value in metrics.items() if name.startswith("seconds/") and "/" not in name[8:]
-        }
+        split = [(name.split("/"), value) for name, value in metrics.items()]
+        known = {path[1]: value for path, value in split if path[0] == "seconds" and len(path) == 2}
+        owner = {name: next((part for part in known if name.startswith(f"{part}_")), None) for name in known}
+        parts = {name: value for name, value in known.items() if owner[name] is None}
         for name, value in parts.items():
             add(name, value)
-        add("unaccounted", _beyond_rounding(metrics.get("seconds", 0.0) - sum(parts.values())))
+        add("unaccounted", metrics.get("seconds", 0.0) - sum(parts.values()))
+        for name, part in owner.items():
+            if part in account and part is not None and known[name] > 0:
+                details, detail = account[part].details, name.removeprefix(f"{part}_")
+                details[detail] = details.get(detail, 0.0) + known[name]
     for _, metrics in data.warm_start:
         add("warm start", metrics.get("seconds", 0.0))
     for evaluation in data.evaluations + data.on_the_way:
         add("evaluation", evaluation.metrics.get("seconds", 0.0))
-    return sorted(account.items(), key=lambda entry: _ORDER.index(entry[0]) if entry[0] in _ORDER else len(_ORDER))
-
-
-def _beyond_rounding(seconds: float) -> float:
-    return seconds if seconds > 1e-3 else 0.0
+    return sorted(account.values(), key=lambda part: _ORDER.index(part.name) if part.name in _ORDER else len(_ORDER))
 
 
 def _choose(store: RunStore, folder: Path, config: dict[str, Any]) -> RunRecord:
@@ -157,7 +172,9 @@ def _missing(data: RunData) -> list[str]:
     if not data.train:
         notes.append("No training step is recorded yet.")
     elif data.planned is not None and not data.finished:
-        notes.append(f"The run stopped after step {data.last_step} of {data.planned}; --resume continues it.")
+        notes.append(
+            f"The run stands at step {data.last_step} of {data.planned}. If it was interrupted, --resume continues it."
+        )
     if not data.evaluations:
         notes.append("No held-out evaluation is recorded.")
     elif data.evaluation("trained") is None:

@@ -14,7 +14,7 @@ from rich.text import Text
 from agentrl.text import one_line
 
 _COUNTS = ("episodes", "tokens", "seconds")
-_REPEATS = frozenset({"correct"})  # the same number as `accuracy`
+_NOT_SHOWN = frozenset({"accuracy", "correct", "reward"})  # first anyway; the same number; no share
 
 
 def evaluation_table(results: Mapping[str, Mapping[str, float]]) -> Table:
@@ -39,11 +39,10 @@ def evaluation_table(results: Mapping[str, Mapping[str, float]]) -> Table:
 
 
 def share_names(results: Iterable[Mapping[str, float]]) -> list[str]:
-    """Names of the shares that have intervals in any of the results, accuracy first; `reward` is no share."""
-    found: list[str] = ["accuracy"]
-    for metrics in results:
-        found += [name[:-4] for name in metrics if name.endswith("_low") and name[:-4] not in found]
-    return [name for name in found if name not in _REPEATS and name != "reward"]
+    """Names of the shares that every result has an interval of, accuracy first; `reward` is no share."""
+    found = [[name[:-4] for name in metrics if name.endswith("_low")] for metrics in results]
+    common = [name for name in (found[0] if found else []) if all(name in names for names in found)]
+    return ["accuracy", *(name for name in common if name not in _NOT_SHOWN)]
 
 
 def share(metrics: Mapping[str, float], name: str) -> str:
