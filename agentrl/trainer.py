@@ -292,10 +292,12 @@ class Trainer:
             self._save()
 
     def _finish(self) -> TrainResult:
+        from agentrl.models.quiet import without_bars
         from agentrl.report import build_report
 
         self.observer.phase("report")
-        self.policy.save_pretrained(self.records.policy)
+        with without_bars():
+            self.policy.save_pretrained(self.records.policy)
         self.tokenizer.save_pretrained(self.records.policy)
         report = build_report(self.records.folder)
         return TrainResult(self.records.folder, report, self.evaluations)
