@@ -31,13 +31,14 @@ REFRESHES_PER_SECOND = 4
 SPEED_WINDOW = 16  # finished units that the remaining time is reckoned from: the latest ones, as speed changes
 _UNITS = {"rollout": "episodes", "update": "micro-batches"}
 _PARTS = ("rollout", "update", "other")
-_BLOCKS, _ASCII_BLOCKS = "▁▂▃▄▅▆▇█", "_.-=+*%#"
+_BLOCKS = "▁▂▃▄▅▆▇█"
 
 
 def make_display(console: Console | None = None) -> Observer:
-    """The live display where `console` (standard output) is a terminal, plain lines where it is not."""
+    """The live display where `console` (standard output) is a terminal that can redraw, else plain lines."""
     console = console or Console()
-    return LiveDisplay(console) if console.is_terminal else LogDisplay(console)
+    redraws = console.is_terminal and not console.is_dumb_terminal and console.encoding.startswith("utf")
+    return LiveDisplay(console) if redraws else LogDisplay(console)
 
 
 class PhaseProgress:
@@ -123,8 +124,7 @@ class LiveDisplay(Observer):
             if self._steps:
                 parts += [self._table(), ""]
             if any(map(math.isfinite, self._accuracies)):
-                blocks = _BLOCKS if options.encoding.startswith("utf") else _ASCII_BLOCKS
-                parts += [_accuracy_line(list(self._accuracies)[-max(1, options.max_width - 30) :], blocks)]
+                parts += [_accuracy_line(list(self._accuracies)[-max(1, options.max_width - 30) :])]
             parts += [self._progress(), self._status()]
         yield Group(*parts)
 
@@ -225,20 +225,20 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600}h {whole % 3600 // 60:02d}m"
 
 
-def _accuracy_line(accuracies: list[float], blocks: str) -> Text:
+def _accuracy_line(accuracies: list[float]) -> Text:
     """Accuracies in [0, 1] as a row of blocks, with the first and the latest in figures."""
     known = [value for value in accuracies if math.isfinite(value)]
-    top = len(blocks) - 1
+    top = len(_BLOCKS) - 1
     drawn = "".join(
-        blocks[round(min(1.0, max(0.0, value)) * top)] if math.isfinite(value) else " " for value in accuracies
+        _BLOCKS[round(min(1.0, max(0.0, value)) * top)] if math.isfinite(value) else " " for value in accuracies
     )
     return Text.assemble(("accuracy ", "dim"), f"{known[0]:.0%} ", (drawn, "green"), f" {known[-1]:.0%}")
 
 
 def _values(values: Mapping[str, float]) -> str:
-    shares = {"accuracy"}
     return ", ".join(
-        f"{one_line(name)} {_number(value, '{:.1%}' if name in shares else '{:.4g}')}" for name, value in values.items()
+        f"{one_line(name)} {_number(value, '{:.1%}' if name.endswith('accuracy') else '{:.4g}')}"
+        for name, value in values.items()
     )
 
 

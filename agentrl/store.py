@@ -53,7 +53,7 @@ from agentrl.trajectory import StopReason, Trajectory
 
 SCHEMA_VERSION = 1
 BUSY_SECONDS = 60.0  # a writer holds the lock for milliseconds; only a stuck process makes others wait this long
-COMPRESSION = 1  # token ids as JSON shrink about 4-fold; level 6 takes three times as long for a tenth less
+COMPRESSION = 1  # halves a record of token ids and log-probabilities; level 6 saves 3 % more at half the speed
 PAGE = 64  # episodes read in one query, so that no reader holds an old view of the write-ahead log open
 
 _METADATA = MetaData()

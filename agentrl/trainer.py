@@ -186,9 +186,7 @@ class Trainer:
         self.observer.note(f"{stage.replace('_', ' ')}: accuracy {share.value:.1%} [{share.low:.1%}, {share.high:.1%}]")
 
     async def _reinforce(self) -> None:
-        self.observer.phase("train", self.config.steps)
-        if self.step:
-            self.observer.advance(self.step)
+        self._announce_training()
         every = self.config.eval.every
         while self.step < self.config.steps:
             metrics = await self._train_step()
@@ -198,6 +196,12 @@ class Trainer:
                 self._save()
             if every and self.step % every == 0 and self.step < self.config.steps:
                 await self._evaluate("step")
+                self._announce_training()
+
+    def _announce_training(self) -> None:
+        self.observer.phase("train", self.config.steps)
+        if self.step:
+            self.observer.advance(self.step)
 
     async def _train_step(self) -> dict[str, float]:
         began = time.perf_counter()

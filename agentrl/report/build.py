@@ -18,7 +18,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from agentrl.errors import ConfigError
-from agentrl.report.data import ROUNDING, STAGES, Part, RunData, Steps, load_run, open_store, seconds_account
+from agentrl.report.data import STAGES, Part, RunData, Steps, load_run, open_store, seconds_account
 from agentrl.report.episodes import Comparison, compare
 from agentrl.report.table import share_names
 from agentrl.text import one_line, visible
@@ -26,6 +26,7 @@ from agentrl.text import one_line, visible
 REPORT_FILE, CURVE_FILE, TEMPLATE_FILE = "report.html", "curve.png", "report.html.j2"
 TABLE_ROWS = 200  # a page with more rows is no longer read; metrics.jsonl has them all
 SPARK_POINTS = 240  # more than a small chart has pixels for
+SHOWN_SECONDS = 0.05  # less would read as 0.0 s
 SPARK_WIDTH, SPARK_HEIGHT = 240, 44
 _FIRST = ("reward", "accuracy", "loss", "grad_norm", "clip_fraction", "kl", "entropy", "tokens_per_second", "seconds")
 _SETTINGS = {
@@ -142,7 +143,7 @@ def _points(known: list[tuple[int, float]], low: float, high: float) -> str:
 def _details(part: Part) -> tuple[str, list[tuple[str, float]]]:
     """A part's name and what lies within it, the largest first."""
     within = sorted(part.details.items(), key=lambda entry: -entry[1])
-    return one_line(part.name), [(one_line(name), seconds) for name, seconds in within if seconds > ROUNDING]
+    return one_line(part.name), [(one_line(name), seconds) for name, seconds in within if seconds >= SHOWN_SECONDS]
 
 
 def _thinned(items: list[Any], limit: int) -> list[Any]:

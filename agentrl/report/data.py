@@ -87,22 +87,19 @@ def open_store(folder: Path) -> RunStore:
 
 def load_run(folder: Path, store: RunStore) -> RunData:
     """Read the run; raises `StoreError` if the store holds none."""
-    file_text, config = _read_config(folder / CONFIG_FILE)
-    run = _choose(store, folder, config)
-    train = store.metrics(run.id, "train")
-    evaluations = [
-        Evaluation(stage, *found[-1]) for stage in STAGES if (found := store.metrics(run.id, f"eval/{stage}"))
-    ]
+    text = _read(folder / CONFIG_FILE)
+    run = _choose(store, folder, _parse(text or "").get("name"))
+    found = {stage: store.metrics(run.id, f"eval/{stage}") for stage in (*STAGES, "step")}
     data = RunData(
         run=run,
-        config_text=run.config if file_text is None else file_text,
-        config=config,
-        train=train,
+        config_text=run.config if text is None else text,
+        config=_parse(run.config if text is None else text),
+        train=store.metrics(run.id, "train"),
         warm_start=store.metrics(run.id, "warm_start"),
-        evaluations=evaluations,
-        on_the_way=[Evaluation("step", *entry) for entry in store.metrics(run.id, "eval/step")],
+        evaluations=[Evaluation(stage, *found[stage][-1]) for stage in STAGES if found[stage]],
+        on_the_way=[Evaluation("step", *entry) for entry in found["step"]],
     )
-    if file_text is None:
+    if text is None:
         data.missing.append(f"{CONFIG_FILE} cannot be read; the configuration shown is the one in the store.")
     data.missing.extend(_missing(data))
     return data
@@ -148,23 +145,27 @@ def seconds_account(data: RunData) -> list[Part]:
     return sorted(account.values(), key=lambda part: _ORDER.index(part.name) if part.name in _ORDER else len(_ORDER))
 
 
-def _choose(store: RunStore, folder: Path, config: dict[str, Any]) -> RunRecord:
+def _choose(store: RunStore, folder: Path, name: object) -> RunRecord:
+    """The run that the configuration names, else the latest."""
     runs = store.runs()
     if not runs:
         raise StoreError(f"{str(folder / STORE_FILE)!r} holds no run yet")
-    return next((run for run in runs if run.name == config.get("name")), runs[-1])
+    return next((run for run in runs if run.name == name), runs[-1])
 
 
-def _read_config(file: Path) -> tuple[str | None, dict[str, Any]]:
+def _read(file: Path) -> str | None:
     try:
-        text = file.read_text(encoding="utf-8")
+        return file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
-        return None, {}
+        return None
+
+
+def _parse(text: str) -> dict[str, Any]:
     try:
         tree = yaml.safe_load(text)
-    except yaml.YAMLError:
-        tree = None
-    return text, tree if isinstance(tree, dict) else {}
+    except (yaml.YAMLError, ValueError, RecursionError):  # a date such as 2026-99-99 is a ValueError
+        return {}
+    return tree if isinstance(tree, dict) else {}
 
 
 def _missing(data: RunData) -> list[str]:

@@ -7,8 +7,6 @@ import random
 from collections.abc import Sequence
 from pathlib import Path
 
-import pytest
-
 from agentrl.config import load_config
 from agentrl.evaluation import summarise
 from agentrl.messages import ToolCall, assistant, system, tool_result, user
@@ -87,9 +85,3 @@ def _write_step(store: RunStore, run: int, step: int, accuracy: float, rng: rand
     store.log(run, "train", step, metrics)
     for member in range(2):
         store.add_episode(run, "train", step, "g", member, episode(f"train-{step}", member == 1))
-
-
-@pytest.fixture
-def run_folder(tmp_path: Path) -> Path:
-    """A whole run of eight steps."""
-    return write_run(tmp_path / "quickstart")
