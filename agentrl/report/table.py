@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 
-from rich.box import SIMPLE
 from rich.table import Table
 from rich.text import Text
 
@@ -26,7 +25,7 @@ def evaluation_table(results: Mapping[str, Mapping[str, float]]) -> Table:
     names = share_names(results.values())
     counts = [name for name in _COUNTS if any(name in metrics for metrics in results.values())]
     title = "held-out evaluation, 95 % intervals"
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE, pad_edge=False)
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column("policy", no_wrap=True)
     for name in names:
         table.add_column(name.replace("_", " "), justify="right", no_wrap=True)
