@@ -6,7 +6,7 @@ quick and must not raise.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 from agentrl.trajectory import Trajectory
 
@@ -34,38 +34,3 @@ class Observer:
 
     def close(self) -> None:
         """The run ended, by whatever way."""
-
-
-class Observers(Observer):
-    """Several observers as one."""
-
-    def __init__(self, observers: Sequence[Observer]) -> None:
-        self.observers = list(observers)
-
-    def phase(self, name: str, total: int | None = None) -> None:
-        for observer in self.observers:
-            observer.phase(name, total)
-
-    def advance(self, count: int = 1, **values: float) -> None:
-        for observer in self.observers:
-            observer.advance(count, **values)
-
-    def activity(self, name: str, done: int, total: int) -> None:
-        for observer in self.observers:
-            observer.activity(name, done, total)
-
-    def step(self, step: int, metrics: Mapping[str, float]) -> None:
-        for observer in self.observers:
-            observer.step(step, metrics)
-
-    def episode(self, phase: str, trajectory: Trajectory) -> None:
-        for observer in self.observers:
-            observer.episode(phase, trajectory)
-
-    def note(self, text: str) -> None:
-        for observer in self.observers:
-            observer.note(text)
-
-    def close(self) -> None:
-        for observer in self.observers:
-            observer.close()

@@ -70,7 +70,6 @@ class Trainer:
         self.step = 0
         """Finished reinforcement-learning steps."""
         self._saved_step = -1
-        self._updating = False
 
     async def run(self, resume: bool) -> TrainResult:
         """The whole run, from loading to the report."""
@@ -212,12 +211,10 @@ class Trainer:
         self.check_records(trajectories)
         release_freed_memory()
         attributed = time.perf_counter()
-        self._updating = True
         metrics = self.learner.update(
             trajectories, advantages, progress=lambda done, total: self.observer.activity("update", done, total)
         )
         self.step = number
-        self._updating = False
         updated = time.perf_counter()
         await self._publish()
         ended = time.perf_counter()
@@ -292,7 +289,8 @@ class Trainer:
         self._saved_step = self.step
 
     def _save_on_interrupt(self) -> None:
-        if self._saved_step >= 0 and self.step > self._saved_step and not self._updating:
+        """A cancellation arrives only where the loop awaits, so never inside an update: weights and step agree."""
+        if self._saved_step >= 0 and self.step > self._saved_step:
             self._save()
 
     def _finish(self) -> TrainResult:

@@ -113,21 +113,32 @@ def test_an_interrupted_run_resumes_to_the_same_weights(finished: RunConfig, tmp
     assert weights(config) == weights(finished)
 
 
-def test_a_killed_run_resumes_to_the_same_weights(finished: RunConfig, tmp_path: Path) -> None:
-    """kill -9 in the middle of a step, in a process of its own."""
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGKILL, -signal.SIGKILL), (signal.SIGINT, 130)])
+def test_a_stopped_run_resumes_to_the_same_weights(
+    sent: signal.Signals, code: int, finished: RunConfig, tmp_path: Path
+) -> None:
+    """kill -9 and Ctrl-C in the middle of a step, in a process of its own."""
     config = small(tmp_path)
     (tmp_path / "config.yaml").write_text(config.to_yaml())
     command = [sys.executable, "-m", "agentrl.cli", "train", str(tmp_path / "config.yaml"), f"name={config.name}"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command,
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # ignored below a shell's background job
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
         if _train_steps(config) >= 3:
             break
         time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
+    os.kill(process.pid, sent)
+    assert process.wait(timeout=120) == code
     assert _train_steps(config) >= 3
-    assert not (config.folder / "policy").exists()
+    if sent == signal.SIGINT:  # the last whole step is kept, not only every second one
+        (kept,) = (config.folder / "checkpoints").glob("step-*")
+        assert int(kept.name.removeprefix("step-")) >= _train_steps(config)
     resumed = subprocess.run(
         [sys.executable, "-m", "agentrl.cli", "train", "--resume", str(config.folder)],
         cwd=tmp_path, capture_output=True, text=True, check=False,
