@@ -44,5 +44,13 @@ class EnvError(AgentRLError):
     """An environment raised in reset, step or close: the trajectory is aborted data."""
 
 
+class SandboxError(AgentRLError):
+    """A sandbox cannot open a session, or a session cannot do what was asked of it (it is dead, there is no file)."""
+
+
+class WorkerError(AgentRLError):
+    """A function in a worker process gave no result; `agentrl.workers` has a subclass for each way."""
+
+
 class TrainingError(AgentRLError):
     """The learner met a state that it must not train on (non-finite loss, trained ids that were never sampled)."""

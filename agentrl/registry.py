@@ -32,10 +32,10 @@ def nearest(name: str, valid: list[str], count: int = 3) -> str:
 class Registry(Generic[T]):
     """Components of one kind by name."""
 
-    def __init__(self, kind: str) -> None:
-        """`kind` is the noun of error messages and the entry-point group's suffix (`agentrl.<kind>s`)."""
+    def __init__(self, kind: str, plural: str | None = None) -> None:
+        """`kind` is the noun of error messages, its plural the entry-point group's suffix (`agentrl.<plural>`)."""
         self.kind = kind
-        self.group = f"agentrl.{kind}s"
+        self.group = f"agentrl.{plural or kind + 's'}"
         self._registered: dict[str, T] = {}
 
     @cached_property
@@ -91,6 +91,8 @@ def _origin(component: object) -> str:
 
 tools: Registry[Any] = Registry("tool")
 """Tools by name: `agentrl.tool.Tool` subclasses or instances."""
+sandboxes: Registry[Any] = Registry("sandbox", "sandboxes")
+"""Sandboxes by name: `agentrl.sandbox.Sandbox` subclasses."""
 rollouts: Registry[Any] = Registry("rollout")
 """Rollout strategies by name: factories of `agentrl.rollout.Rollout`."""
 engines: Registry[Any] = Registry("engine")

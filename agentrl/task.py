@@ -130,6 +130,10 @@ class Episode:
     """The turn rewards so far, the verdict not included."""
     tools: dict[str, Tool] = field(default_factory=dict)
     """The open tools by name: a judge may look at the state that they are left in."""
+    tool_options: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Options of tools for this episode alone, by the tool's name: which database, which files. Known before `open`."""
+    submission: str | None = None
+    """The answer that a final tool call gave; None if there was none."""
     stop_reason: StopReason | None = None
     """Why the episode ended; None while it goes on."""
     invalid_streak: int = 0
@@ -149,7 +153,12 @@ class Episode:
 
     @property
     def answer(self) -> str:
-        """Text of the last message if it is the assistant's and calls no tool, else empty: nothing was answered."""
+        """What was submitted, else the text of the last message if it is the assistant's and calls no tool.
+
+        Empty if nothing was answered.
+        """
+        if self.submission is not None:
+            return self.submission
         if not self.turns or self.messages[-1].role is not Role.ASSISTANT or self.messages[-1].tool_calls:
             return ""
         return self.messages[-1].text

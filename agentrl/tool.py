@@ -49,6 +49,8 @@ class ToolResult:
     """Kind of failure (`unknown_tool`, `invalid_arguments`, `parse`, `timeout`, `failed`) or None."""
     data: Any = None
     """What the environment may want beside the text; never shown to the policy."""
+    final: bool = False
+    """Whether the call ends the episode; `data`, as text, is then the answer."""
 
 
 class Tool(ABC):

@@ -63,6 +63,7 @@ class ToolEnv(AsyncEnv):
         max_turns: int = 16,
         max_invalid_turns: int = 3,
         max_calls: int = 16,
+        tools: Sequence[str] | None = None,
         tool_options: Mapping[str, Mapping[str, Any]] | None = None,
     ) -> None:
         """Raises `ConfigError`.
@@ -73,6 +74,7 @@ class ToolEnv(AsyncEnv):
             max_turns: assistant's messages after which the episode is cut and judged.
             max_invalid_turns: turns in a row without one valid call after which the episode is cut and judged.
             max_calls: calls of one message that are executed; the others are answered with an error.
+            tools: names of the tools to offer instead of the class's; empty for none.
             tool_options: options of tools by the name of the tool.
         """
         super().__init__(split=split, render_mode=render_mode)
@@ -86,6 +88,8 @@ class ToolEnv(AsyncEnv):
         self.max_turns = max_turns
         self.max_invalid_turns = max_invalid_turns
         self.max_calls = max_calls
+        if tools is not None:
+            self.tools = self._chosen(tools)  # type: ignore[misc]  # this instance's instead of the class's
         self._tools = self._resolve(dict(tool_options or {}))
         self._episode: Episode | None = None
         self._open: list[Tool] = []
@@ -111,6 +115,13 @@ class ToolEnv(AsyncEnv):
             digest.update(b"\x00" + record.result.encode())
         return digest.hexdigest()
 
+    def episode_tool_options(self, task: Task) -> Mapping[str, Mapping[str, Any]]:
+        """Options of tools for an episode of `task`, by the tool's name: which database, which files.
+
+        They stand above the options that the tools were made with; tools that are not on offer are left out.
+        """
+        return {}
+
     # -- the environment ---------------------------------------------------------------------------------------------
 
     @property
@@ -130,6 +141,8 @@ class ToolEnv(AsyncEnv):
         task = self.choose_task(seed, options)
         own_seed = int(self.np_random.integers(2**63 - 1)) if seed is None else seed
         episode = Episode(task, own_seed, messages=list(task.messages), tools=dict(self._tools))
+        given = self.episode_tool_options(task)
+        episode.tool_options = {name: dict(options) for name, options in given.items() if name in self._tools}
         self._episode = None
         await self._open_sessions(episode)
         self._episode = episode
@@ -143,10 +156,12 @@ class ToolEnv(AsyncEnv):
             if not message.tool_calls:
                 episode.tool_calls.append([])
                 return await self._end(episode, StopReason.TERMINATED, (), 0.0)
-            observation, records = await self._call(message)
+            observation, records = await self._call(episode, message)
             episode.messages += observation
             episode.tool_calls.append(records)
             reward = float(self.turn_reward(episode, records))
+            if episode.submission is not None:
+                return await self._end(episode, StopReason.TERMINATED, observation, reward)
             invalid = all(record.error in _INVALID for record in records)
             episode.invalid_streak = episode.invalid_streak + 1 if invalid else 0
             if episode.invalid_streak >= self.max_invalid_turns:
@@ -194,16 +209,21 @@ class ToolEnv(AsyncEnv):
 
     # -- within --------------------------------------------------------------------------------------------------------
 
+    def _chosen(self, names: Sequence[str]) -> list[str | Tool | type[Tool] | Callable[..., Any]]:
+        """The class's own tools of these names, which may be in no registry, and registered ones."""
+        own = {_tool_name(source): source for source in type(self).tools}
+        return [own.get(name, name) for name in names]
+
     def _resolve(self, options: dict[str, Mapping[str, Any]]) -> dict[str, Tool]:
         tools: dict[str, Tool] = {}
         for source in self.tools:
-            own = source if isinstance(source, str) else getattr(source, "name", getattr(source, "__name__", ""))
-            made = resolve_tool(source, **dict(options.pop(own, {})))
+            made = resolve_tool(source, **dict(options.pop(_tool_name(source), {})))
             if made.name in tools:
                 raise ConfigError(f"{type(self).__name__}: there are two tools named {made.name!r}")
             tools[made.name] = made
         if options:
-            raise ConfigError(f"tool_options: {next(iter(options))!r} is no tool here; valid: {', '.join(tools)}")
+            valid = f"valid: {', '.join(tools)}" if tools else "there are no tools"
+            raise ConfigError(f"tool_options: {next(iter(options))!r} is no tool here; {valid}")
         return tools
 
     def _running(self) -> Episode:
@@ -217,12 +237,14 @@ class ToolEnv(AsyncEnv):
         gold = self.gold(task)
         return record if gold is None else {**record, "gold": gold}
 
-    async def _call(self, message: Message) -> tuple[Observation, list[ToolCallRecord]]:
+    async def _call(self, episode: Episode, message: Message) -> tuple[Observation, list[ToolCallRecord]]:
         executed = message.tool_calls[: self.max_calls]
         answers = await asyncio.gather(*(call_tool(self._tools, call) for call in executed))
         for call in message.tool_calls[self.max_calls :]:
             text = f"Error: not executed; at most {self.max_calls} calls a message"
             answers.append((ToolResult(text, "failed"), ToolCallRecord(call.name, call.arguments, text, "failed")))
+        submitted = next((result.data for result, _ in answers if result.final), None)
+        episode.submission = None if submitted is None else str(submitted)
         pairs = zip(message.tool_calls, answers, strict=True)
         observation = tuple(tool_result(result.text, call.id, call.name) for call, (result, _) in pairs)
         return observation, [record for _, record in answers]
@@ -270,6 +292,10 @@ class ToolEnv(AsyncEnv):
                 await tool.close()
             except Exception:  # the other sessions must be closed all the same
                 _log.warning("tool %r could not be closed", tool.name, exc_info=True)
+
+
+def _tool_name(source: str | Tool | type[Tool] | Callable[..., Any]) -> str:
+    return source if isinstance(source, str) else getattr(source, "name", getattr(source, "__name__", ""))
 
 
 def _parsed(message: Message) -> Message:

@@ -1,8 +1,7 @@
 """`agentrl/Arithmetic-v0`: questions whose answer takes one to four calls of the calculator.
 
 A question of level n has n operations, and a call computes one, so that it takes n calls. Invariants: task i of a split
-is a function of (options, split, i); no question of one split occurs in the other, whatever the options and seeds,
-because a hash of the question's text decides to which split it belongs.
+is a function of (options, split, i); no question of one split occurs in the other, whatever the options and seeds.
 """
 
 from __future__ import annotations
@@ -11,24 +10,22 @@ import json
 import random
 import re
 from collections.abc import Mapping, Sequence
-from hashlib import blake2b
 from typing import Any, ClassVar, Literal
 
-from agentrl.env import GeneratedTasks, Task, TaskSet
+from agentrl.env import Task, TaskSet
 from agentrl.errors import ConfigError
+from agentrl.generators import Problem, check_sizes, generated_tasks
 from agentrl.messages import Message, ToolCall, assistant, system, user
 from agentrl.registry import nearest
 from agentrl.rewards import extract_answer, numeric_match
-from agentrl.seeding import derive_seed
 from agentrl.tool_env import Episode, ToolEnv, Verdict
 from agentrl.trajectory import ToolCallRecord
 
 SYSTEM_PROMPT = "Use the calculator tool, then answer with the number."
+SYSTEM_PROMPT_ALONE = "Answer with the number."
 MAX_LEVEL = 4
 MAX_DIGITS = 12
 _VERBS = {"+": "Add", "-": "Subtract", "*": "Multiply by", "/": "Divide by"}
-_ATTEMPTS = 1000
-"""Draws for one task; every other question belongs to its split, so more are needed only where there are none."""
 _OPERATION = re.compile(r"[\d.)]\s*[-+*/%]")
 
 Operation = Literal["+", "-", "*", "/"]
@@ -52,10 +49,11 @@ class ArithmeticEnv(ToolEnv):
         num_tasks: int = 100_000,
         num_test_tasks: int = 1_000,
         seed: int = 0,
-        system_prompt: str = SYSTEM_PROMPT,
+        system_prompt: str | None = None,
         max_operations: int | None = 1,
         well_formed_reward: float = 0.0,
         right_call_reward: float = 0.0,
+        tools: Sequence[str] | None = None,
         tool_options: Mapping[str, Mapping[str, Any]] | None = None,
         **options: Any,
     ) -> None:
@@ -68,15 +66,19 @@ class ArithmeticEnv(ToolEnv):
             num_tasks: size of the split `train`.
             num_test_tasks: size of the split `test`.
             seed: of the tasks.
-            system_prompt: empty for none.
+            system_prompt: instead of the usual one; empty for none.
             max_operations: that one call may contain; None is no limit, which makes every level one call.
             well_formed_reward: for a turn whose calls could all be computed, in the first n turns of level n.
             right_call_reward: for each step of the solution, when a call gives its result for the first time.
+            tools: as in `ToolEnv`; `()` for mental arithmetic.
             tool_options: as in `ToolEnv`.
             **options: of `ToolEnv`.
         """
-        tool_options = {"calculator": {"max_operations": max_operations}, **(tool_options or {})}
-        super().__init__(tool_options=tool_options, **options)
+        offered = self.tools if tools is None else tools
+        own = {"calculator": {"max_operations": max_operations}} if "calculator" in offered else {}
+        super().__init__(tools=tools, tool_options={**own, **(tool_options or {})}, **options)
+        if system_prompt is None:
+            system_prompt = SYSTEM_PROMPT if offered else SYSTEM_PROMPT_ALONE
         self._levels = tuple(levels)
         self._digits = (digits,) * len(self._levels) if isinstance(digits, int) else tuple(digits)
         self._operations = tuple(operations)
@@ -89,17 +91,19 @@ class ArithmeticEnv(ToolEnv):
 
     def tasks(self, split: str) -> TaskSet:
         self.check_split(split)
-        return GeneratedTasks(split, self._sizes[split], lambda index: self._make(split, index))
+        size, levels = self._sizes[split], self._levels
+        draw, opening = self._draw, self._opening
+        return generated_tasks("arithmetic", split, size, levels=levels, seed=self._seed, draw=draw, opening=opening)
 
     def gold(self, task: Task) -> dict[str, Any]:
         """The expressions of the solution in order, and the number."""
         return {"expressions": [expression for expression, _ in task.data["steps"]], "answer": task.data["answer"]}
 
     def oracle_action(self) -> Message:
-        """The next step's call, or the answer once every step is done."""
+        """The next step's call, or the answer once every step is done or where there is nothing to call."""
         episode = self.episode
         steps = episode.task.data["steps"]
-        done = _right_calls(episode)
+        done = _right_calls(episode) if episode.tools else len(steps)
         if done == len(steps):
             return assistant(f"The answer is {episode.task.data['answer']}.")
         arguments = json.dumps({"expression": steps[done][0]})
@@ -130,6 +134,8 @@ class ArithmeticEnv(ToolEnv):
     def _check(self) -> None:
         if not self._levels or not all(1 <= level <= MAX_LEVEL for level in self._levels):
             raise ConfigError(f"levels={self._levels}: one or more of 1 to {MAX_LEVEL}")
+        if len(set(self._levels)) != len(self._levels):
+            raise ConfigError(f"levels={self._levels}: each level once")
         if len(self._digits) != len(self._levels) or not all(1 <= count <= MAX_DIGITS for count in self._digits):
             raise ConfigError(f"digits={self._digits}: one of 1 to {MAX_DIGITS} for each of levels={self._levels}")
         for operation in self._operations:
@@ -137,26 +143,14 @@ class ArithmeticEnv(ToolEnv):
                 raise ConfigError(f"operations: {operation!r} is unknown; {nearest(operation, list(_VERBS))}")
         if not self._operations or (set(self._operations) == {"/"} and max(self._levels) > 1):
             raise ConfigError(f"operations={self._operations}: above level 1 there must be another beside '/'")
-        for key, size in {"num_tasks": self._sizes["train"], "num_test_tasks": self._sizes["test"]}.items():
-            if size < 0:
-                raise ConfigError(f"{key}={size} must not be negative")
+        check_sizes(num_tasks=self._sizes["train"], num_test_tasks=self._sizes["test"])
 
-    def _make(self, split: str, index: int) -> Task:
-        position = index % len(self._levels)
-        level, digits = self._levels[position], self._digits[position]
-        for attempt in range(_ATTEMPTS):
-            rng = random.Random(derive_seed("arithmetic", self._seed, split, index, attempt))
-            question, steps = _question(rng, level, digits, self._operations)
-            if _split_of(question) == split:
-                data = {"steps": steps, "answer": steps[-1][1]}
-                return Task(f"{split}:{index}", split, (*self._system, user(question)), data, level)
-        raise ConfigError(
-            f"digits={digits}, operations={self._operations}: no question of level {level} is in {split!r}"
-        )
+    def _draw(self, rng: random.Random, level: int) -> Problem:
+        question, steps = _question(rng, level, self._digits[self._levels.index(level)], self._operations)
+        return Problem(question, {"steps": steps, "answer": steps[-1][1]})
 
-
-def _split_of(question: str) -> str:
-    return ("train", "test")[blake2b(question.encode(), digest_size=1).digest()[0] & 1]
+    def _opening(self, problem: Problem) -> tuple[Message, ...]:
+        return (*self._system, user(problem.question))
 
 
 def _question(rng: random.Random, level: int, digits: int, operations: Sequence[str]) -> tuple[str, list[list[Any]]]:

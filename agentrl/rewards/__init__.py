@@ -1,5 +1,6 @@
 """Verifiers: was the answer right?"""
 
-from agentrl.rewards.answers import exact_match, extract_answer, numeric_match, parse_number
+from agentrl.rewards.answers import exact_match, extract_answer, last_boxed, numeric_match, parse_number
+from agentrl.rewards.formats import AnswerFormat
 
-__all__ = ["exact_match", "extract_answer", "numeric_match", "parse_number"]
+__all__ = ["AnswerFormat", "exact_match", "extract_answer", "last_boxed", "numeric_match", "parse_number"]

@@ -94,7 +94,7 @@ def extract_answer(text: str) -> str | None:
     one; (3) the last number in the text.
     """
     text = text[-MAX_TEXT:].translate(_MINUS)
-    boxed = _last_boxed(text)
+    boxed = last_boxed(text)
     if boxed is not None:
         return boxed
     stated = _last(_STATED, text)
@@ -112,7 +112,8 @@ def _last(pattern: re.Pattern[str], text: str) -> re.Match[str] | None:
     return found[0] if found else None
 
 
-def _last_boxed(text: str) -> str | None:
+def last_boxed(text: str) -> str | None:
+    """What stands in the last `\\boxed{...}`, braces balanced; None if there is none that closes."""
     start = text.rfind(_BOXED)
     if start < 0:
         return None
