@@ -139,11 +139,20 @@ class Sandbox(ABC):
     name: ClassVar[str]
     languages: ClassVar[frozenset[Language]] = frozenset({"python", "shell"})
     """What its sessions run."""
+    remedy: ClassVar[str] = ""
+    """Shell commands that make it work on Debian or Ubuntu (`agentrl doctor --fix-hints`); empty if there are none."""
+    remedy: ClassVar[str] = ""
+    """Shell commands that make it work on Debian or Ubuntu (`agentrl doctor --fix-hints`); empty if there are none."""
 
     @classmethod
     @abstractmethod
     def why_not(cls) -> str | None:
         """None where the backend works on this machine, else one line: the reason and what to do about it."""
+
+    @classmethod
+    def summary(cls) -> str:
+        """One line on what protects a tenant here, for `agentrl doctor`."""
+        return "works"
 
     @abstractmethod
     async def open(self, *, limits: Limits = Limits(), files: Mapping[str, bytes] = NO_FILES) -> Session:

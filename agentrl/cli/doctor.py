@@ -9,12 +9,19 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from glob import glob
 from pathlib import Path
+from typing import Annotated
 
+import typer
+
+from agentrl import registry
 from agentrl.cli.output import Json, examples, print_json, print_table
+from agentrl.errors import ConfigError
 
-EXAMPLES = examples("agentrl doctor", "agentrl doctor --json")
+EXAMPLES = examples("agentrl doctor", "agentrl doctor --fix-hints", "agentrl doctor --json")
 _PACKAGES = ("agentrl", "torch", "transformers", "peft", "gymnasium", "pydantic", "sqlalchemy")
+_OPTIONAL = {"psycopg": "PostgreSQL by URL", "duckdb": "DuckDB by URL", "mcp": "tools of MCP servers"}
 _FREE_GB = 4.0
 """The main job keeps about 2 GB of model, checkpoints and temporary files."""
 
@@ -27,11 +34,23 @@ class Finding:
     ok: bool
     found: str
     hint: str = ""
+    remedy: str = ""
+    """Shell commands that would change it, on Debian or Ubuntu."""
 
 
-def doctor_command(as_json: Json = False) -> None:
-    """Say which parts work here: Python, packages, GPU, memory, disk, hub, container tools."""
+def doctor_command(
+    as_json: Json = False,
+    fix_hints: Annotated[
+        bool, typer.Option("--fix-hints", help="Print the commands that would make the missing parts work.")
+    ] = False,
+) -> None:
+    """Say which parts work here: Python, packages, GPU, memory, disk, hub, sandboxes, databases."""
     findings = [finding for check in _CHECKS for finding in check()]
+    if fix_hints:
+        for finding in findings:
+            if not finding.ok and finding.remedy:
+                typer.echo(f"# {finding.what}: {finding.found}\n{finding.remedy}\n")
+        return
     if as_json:
         print_json([asdict(finding) for finding in findings])
         return
@@ -45,7 +64,8 @@ def _python() -> Iterator[Finding]:
         try:
             yield Finding(package, True, importlib.metadata.version(package))
         except importlib.metadata.PackageNotFoundError:
-            yield Finding(package, False, "not installed", f"pip install -c constraints.txt {package}")
+            install = f"pip install -c constraints.txt {package}"
+            yield Finding(package, False, "not installed", install, install)
 
 
 def _compute() -> Iterator[Finding]:
@@ -93,10 +113,28 @@ def _hub() -> Iterator[Finding]:
     yield Finding("hub", absence is None, absence or "it answers", "" if absence is None else hint)
 
 
-def _programs() -> Iterator[Finding]:
-    for program, use in {"docker": "container sandboxes", "bwrap": "bubblewrap sandboxes"}.items():
-        path = shutil.which(program)
-        yield Finding(program, path is not None, path or "not on PATH", "" if path else f"only needed for {use}")
+def _sandboxes() -> Iterator[Finding]:
+    for name in registry.sandboxes.names():
+        try:
+            backend = registry.sandboxes.get(name)
+            reason = backend.why_not()
+        except ConfigError as error:  # one package's mistake must not hide the other lines
+            yield Finding(f"sandbox {name}", False, str(error))
+            continue
+        yield Finding(f"sandbox {name}", reason is None, reason or backend.summary(), remedy=backend.remedy)
 
 
-_CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (_python, _compute, _disk, _hub, _programs)
+def _databases() -> Iterator[Finding]:
+    servers = sorted(glob("/usr/lib/postgresql/*/bin/postgres"))
+    path = servers[-1] if servers else shutil.which("postgres")
+    hint = "" if path else "only needed for a PostgreSQL server on this machine"
+    yield Finding("postgresql", path is not None, path or "no server programs", hint, "apt-get install -y postgresql")
+    for package, use in _OPTIONAL.items():
+        try:
+            yield Finding(package, True, importlib.metadata.version(package))
+        except importlib.metadata.PackageNotFoundError:
+            install = f"pip install -c constraints.txt {package}"
+            yield Finding(package, False, "not installed", f"only needed for {use}", install)
+
+
+_CHECKS: tuple[Callable[[], Iterator[Finding]], ...] = (_python, _compute, _disk, _hub, _sandboxes, _databases)

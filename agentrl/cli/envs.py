@@ -1,4 +1,4 @@
-"""`agentrl envs list | show ID | play ID`."""
+"""`agentrl envs list | show ID | play ID | check ID`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import asyncio
 import inspect
 import json
 import sys
-from typing import Annotated, Any
+from dataclasses import asdict
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,8 +19,16 @@ from agentrl.messages import Message, ToolCall, assistant
 from agentrl.oracle import oracle_trajectory
 from agentrl.registration import env_ids
 
+if TYPE_CHECKING:
+    from agentrl.conformance import Report
+
+if TYPE_CHECKING:
+    from agentrl.conformance import Report
+
 app = typer.Typer(help="Environments: tasks, tools and judges.", no_args_is_help=True)
 EnvId = Annotated[str, typer.Argument(metavar="ID", help="Environment id; see `agentrl envs list`.")]
+_CHECKS = examples("agentrl envs check agentrl/Arithmetic-v0 'levels=[2]'", "agentrl envs check --all --json")
+_CHECKS = examples("agentrl envs check agentrl/Arithmetic-v0 'levels=[2]'", "agentrl envs check --all --json")
 Options = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Environment options.")]
 
 
@@ -63,6 +73,43 @@ def play_command(
 ) -> None:
     """Play an episode yourself: answer in words, or call a tool as `calculator {"expression": "1+1"}`; q quits."""
     asyncio.run(_play(ensure_env(make(env_id, **options_of(options or []))), task, seed))
+
+
+@app.command("check", epilog=_CHECKS)
+def check_command(
+    env_id: Annotated[str | None, typer.Argument(metavar="ID", help="Environment id.")] = None,
+    options: Options = None,
+    every: Annotated[bool, typer.Option("--all", help="Check every registered environment.")] = False,
+    tasks: Annotated[int, typer.Option(min=1, help="Tasks of each split to try.")] = 4,
+    seed: Annotated[int, typer.Option(help="Of the episodes.")] = 0,
+    as_json: Json = False,
+) -> None:
+    """Check that an environment keeps the contract; exit code 1 if it does not."""
+    from agentrl.conformance import check_environment
+
+    if (env_id is None) != every:
+        raise ConfigError("name an environment, or give --all")
+    reports: list[Report] = []
+    ids, given = sorted(env_ids()) if env_id is None else [env_id], options_of(options or [])
+    for number, name in enumerate(ids, 1):
+        make(name, **given).close()  # a mistake of the caller's is his, not the environment's
+        if not as_json:
+            console().print(f"[{number}/{len(ids)}] {name}", markup=False)
+        reports.append(check_environment(partial(make, name, **given), name, tasks=tasks, seed=seed))
+        if not as_json:
+            _print_report(reports[-1])
+    if as_json:
+        print_json([asdict(report) for report in reports])
+    if any(report.failures for report in reports):
+        raise typer.Exit(1)
+
+
+def _print_report(report: Report) -> None:
+    said = {True: "ok", False: "NO", None: "-"}
+    rows = [[said[f.holds], f.rule, "; ".join(filter(None, (f.seen, f.advice)))] for f in report.findings]
+    print_table(["", "rule", "seen"], rows)
+    if report.steps_per_second:
+        console().print(f"{report.steps_per_second:.0f} steps/s of the oracle, one episode at a time\n", markup=False)
 
 
 async def _play(env: Env, task: str | None, seed: int | None) -> None:

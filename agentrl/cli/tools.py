@@ -94,7 +94,7 @@ async def _call(tool: Tool, call: ToolCall) -> tuple[ToolResult, ToolCallRecord]
 
 def _description(name: str) -> str:
     try:
-        return resolve_tool(name).description
+        return str(registry.tools.get(name).description)  # of the class: a tool that lacks its sandbox has one, too
     except ConfigError as error:  # one package's mistake must not hide the other tools
         return f"cannot be loaded: {error}"
 
