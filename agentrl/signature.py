@@ -58,7 +58,7 @@ def json_schema(model: type[BaseModel]) -> dict[str, Any]:
     """The model's JSON schema without titles, which only cost a policy tokens."""
     schema = model.model_json_schema()
     schema.pop("additionalProperties", None)
-    stripped: dict[str, Any] = _without_titles(schema)
+    stripped: dict[str, Any] = without_titles(schema)
     stripped.setdefault("properties", {})
     return stripped
 
@@ -166,15 +166,15 @@ def _has_default(hint: Any) -> bool:
     return any(isinstance(item, FieldInfo) and not item.is_required() for item in items)
 
 
-def _without_titles(node: Any, names: bool = False) -> Any:
-    """`names`: the keys of this node are parameters' names, of which one may be `title`."""
+def without_titles(node: Any, names: bool = False) -> Any:
+    """A JSON schema without its titles; `names`: the keys of this node are parameters' names, of which one may be `title`."""
     if isinstance(node, dict):
         return {
-            key: _without_titles(value, names=not names and key in ("properties", "$defs"))
+            key: without_titles(value, names=not names and key in ("properties", "$defs"))
             for key, value in node.items()
             if names or key != "title"
         }
-    return [_without_titles(item) for item in node] if isinstance(node, list) else node
+    return [without_titles(item) for item in node] if isinstance(node, list) else node
 
 
 def _model_name(function: Callable[..., Any]) -> str:

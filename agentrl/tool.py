@@ -16,7 +16,7 @@ import inspect
 import re
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, cast, overload
@@ -75,10 +75,11 @@ class Tool(ABC):
     stateful: ClassVar[bool] = False
     """Whether there is a session an episode: set where `open` is overridden."""
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, *, by_instance: bool = False, **kwargs: Any) -> None:
+        """`by_instance`: each instance sets `name`, `description` and `parameters`, so the class has none to check."""
         super().__init_subclass__(**kwargs)
         cls.stateful = cls.open is not Tool.open
-        if "call" not in vars(cls) or cls.__module__ == __name__:
+        if "call" not in vars(cls) or by_instance:
             return
         what = f"tool {getattr(cls, 'name', cls.__name__)!r}"
         _check_name(what, getattr(cls, "name", None))
@@ -136,7 +137,27 @@ class Tool(ABC):
         return other
 
 
-class FunctionTool(Tool):
+class Toolset(ABC):
+    """Tools that come together and are known only once it is made, such as those of a server.
+
+    Registered and configured like a tool; where a tool is named, its name stands for all of them.
+    """
+
+    name: str
+    description: str = ""
+    """What it is for; by default the class's docstring up to its first section."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "description" not in vars(cls):
+            cls.description = docstring_parts(cls.__doc__)[0]
+
+    @abstractmethod
+    def tools(self) -> Sequence[Tool]:
+        """The tools; raises `ConfigError` where they cannot be had."""
+
+
+class FunctionTool(Tool, by_instance=True):
     """A function as a tool; still callable as the function that it was."""
 
     def __init__(
@@ -213,7 +234,17 @@ def tool(
     return decorate if function is None else decorate(function)
 
 
-def resolve_tool(source: str | Tool | type[Tool] | Callable[..., Any], **options: Any) -> Tool:
+def resolve_tools(source: str | Tool | type[Tool | Toolset] | Callable[..., Any], **options: Any) -> list[Tool]:
+    """As `resolve_tool`, and the tools of a `Toolset`, each with the limits among the options."""
+    component = registry.tools.get(source) if isinstance(source, str) else source
+    if not (isinstance(component, type) and issubclass(component, Toolset)):
+        return [resolve_tool(source, **options)]
+    limits = {key: options.pop(key) for key in _LIMITS if key in options}
+    made = component(**checked_options(f"tool {component.name!r}", component, options))
+    return [item.configured(**limits) for item in made.tools()]
+
+
+def resolve_tool(source: str | Tool | type[Tool | Toolset] | Callable[..., Any], **options: Any) -> Tool:
     """A tool of one's own from a registered name, a class, an instance or a plain function.
 
     `timeout`, `max_output` and `concurrency` fit every tool; other options go to a class's constructor. An instance is
@@ -227,6 +258,8 @@ def resolve_tool(source: str | Tool | type[Tool] | Callable[..., Any], **options
         return made.configured(**limits)
     if isinstance(component, Tool):
         return component.configured(**options, **limits)
+    if isinstance(component, type) and issubclass(component, Toolset):
+        raise ConfigError(f"tool {component.name!r} is a set of tools: name one of them")
     if inspect.isroutine(component):
         return tool(component).configured(**options, **limits)
     raise ConfigError(f"tool {source!r}: expected a name, a Tool or a function, not {type(component).__name__}")
@@ -278,7 +311,7 @@ async def _answer(tools: Mapping[str, Tool], call: ToolCall) -> tuple[ToolResult
         return ToolResult(f"Error: {said}: {readable(error)}", kind), 0.0, 0.0
     except Exception as error:  # a validator of the tool's author
         return ToolResult(f"Error: invalid arguments: {_crash(error)}", "invalid_arguments"), 0.0, 0.0
-    values = {name: getattr(arguments, name) for name in type(arguments).model_fields}
+    values = {name: getattr(arguments, name) for name in type(arguments).model_fields} | (arguments.model_extra or {})
     asked = time.perf_counter()
     async with _limit(called):
         began = time.perf_counter()

@@ -30,7 +30,7 @@ from agentrl.env import Action, AsyncEnv, Observation, Step, as_message
 from agentrl.errors import ConfigError, EnvError
 from agentrl.messages import Message, tool_result
 from agentrl.task import Episode, Task, Verdict
-from agentrl.tool import Tool, ToolResult, call_tool, resolve_tool
+from agentrl.tool import Tool, ToolResult, Toolset, call_tool, resolve_tools
 from agentrl.trajectory import StopReason, ToolCallRecord
 
 __all__ = ["Episode", "ToolEnv", "Verdict"]
@@ -51,8 +51,8 @@ class _Snapshot:
 class ToolEnv(AsyncEnv):
     """An environment of tools. Subclasses set `tools` and implement `tasks` and `judge`."""
 
-    tools: ClassVar[Sequence[str | Tool | type[Tool] | Callable[..., Any]]] = ()
-    """Names, tools, tool classes or functions."""
+    tools: ClassVar[Sequence[str | Tool | type[Tool | Toolset] | Callable[..., Any]]] = ()
+    """Names, tools, classes of tools or of toolsets, functions."""
     metadata = {"render_modes": ["ansi"], "render_fps": 1}  # noqa: RUF012 - Gymnasium declares it for instances
 
     def __init__(
@@ -209,7 +209,7 @@ class ToolEnv(AsyncEnv):
 
     # -- within --------------------------------------------------------------------------------------------------------
 
-    def _chosen(self, names: Sequence[str]) -> list[str | Tool | type[Tool] | Callable[..., Any]]:
+    def _chosen(self, names: Sequence[str]) -> list[str | Tool | type[Tool | Toolset] | Callable[..., Any]]:
         """The class's own tools of these names, which may be in no registry, and registered ones."""
         own = {_tool_name(source): source for source in type(self).tools}
         return [own.get(name, name) for name in names]
@@ -217,10 +217,10 @@ class ToolEnv(AsyncEnv):
     def _resolve(self, options: dict[str, Mapping[str, Any]]) -> dict[str, Tool]:
         tools: dict[str, Tool] = {}
         for source in self.tools:
-            made = resolve_tool(source, **dict(options.pop(_tool_name(source), {})))
-            if made.name in tools:
-                raise ConfigError(f"{type(self).__name__}: there are two tools named {made.name!r}")
-            tools[made.name] = made
+            for made in resolve_tools(source, **dict(options.pop(_tool_name(source), {}))):
+                if made.name in tools:
+                    raise ConfigError(f"{type(self).__name__}: there are two tools named {made.name!r}")
+                tools[made.name] = made
         if options:
             valid = f"valid: {', '.join(tools)}" if tools else "there are no tools"
             raise ConfigError(f"tool_options: {next(iter(options))!r} is no tool here; {valid}")
@@ -294,7 +294,7 @@ class ToolEnv(AsyncEnv):
                 _log.warning("tool %r could not be closed", tool.name, exc_info=True)
 
 
-def _tool_name(source: str | Tool | type[Tool] | Callable[..., Any]) -> str:
+def _tool_name(source: str | Tool | type[Tool | Toolset] | Callable[..., Any]) -> str:
     return source if isinstance(source, str) else getattr(source, "name", getattr(source, "__name__", ""))
 
 

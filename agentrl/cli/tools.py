@@ -10,19 +10,27 @@ import typer
 
 from agentrl import registry
 from agentrl.cli.output import Json, console, examples, first_line, options_of, print_json, print_table
-from agentrl.errors import ConfigError, EnvError
+from agentrl.errors import ConfigError, EnvError, UnknownNameError
 from agentrl.messages import ToolCall
+from agentrl.registry import nearest
 from agentrl.task import Episode, Task
-from agentrl.tool import Tool, ToolResult, call_tool, resolve_tool
+from agentrl.tool import Tool, ToolResult, Toolset, call_tool, resolve_tool, resolve_tools
 from agentrl.trajectory import ToolCallRecord
 
 app = typer.Typer(help="Tools that environments offer to agents.", no_args_is_help=True)
-Name = Annotated[str, typer.Argument(metavar="NAME", help="A tool's name; see `agentrl tools list`.")]
-
-
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", help="A tool's name, see `agentrl tools list`; SET:NAME for one of a set.")
+]
+Options = Annotated[
+    list[str] | None,
+    typer.Option("--option", "-o", metavar="KEY=VALUE", help="An option that the tool is made with; may be repeated."),
+]
+_SHOWN = examples("agentrl tools show calculator", "agentrl tools show mcp -o 'command=[python, server.py]'")
 _CALLS = examples(
     "agentrl tools call calculator 'expression=2**10 + 1'",
     """agentrl tools call calculator '{"expression": "7 / 4"}' --json""",
+    "agentrl tools call sql -o database=shop.sqlite 'query=SELECT COUNT(*) FROM orders'",
+    "agentrl tools call mcp:add -o 'command=[python, server.py]' a=1 b=2",
 )
 
 
@@ -42,17 +50,26 @@ def list_command(as_json: Json = False) -> None:
         )
 
 
-@app.command("show", epilog=examples("agentrl tools show calculator"))
-def show_command(name: Name, as_json: Json = False) -> None:
-    """Show a tool's schema (OpenAI form) and limits."""
-    tool = resolve_tool(name)
-    limits = {"timeout": tool.timeout, "max_output": tool.max_output, "concurrency": tool.concurrency}
+@app.command("show", epilog=_SHOWN)
+def show_command(name: Name, options: Options = None, as_json: Json = False) -> None:
+    """Show a tool's schema (OpenAI form) and limits; of a set, those of all of its tools."""
+    tools, origin = _tools(name, options), registry.tools.origin(name.partition(":")[0])
+    shown = [
+        {
+            **tool.schema(),
+            "limits": {"timeout": tool.timeout, "max_output": tool.max_output, "concurrency": tool.concurrency},
+            "from": origin,
+        }
+        for tool in tools
+    ]
     if as_json:
-        print_json({**tool.schema(), "limits": limits, "from": registry.tools.origin(name)})
+        print_json(shown[0] if len(shown) == 1 else shown)
         return
     out = console()
-    out.print(f"{name}: {tool.description}\nfrom:   {registry.tools.origin(name)}\nlimits: {limits}\n", markup=False)
-    out.print_json(json.dumps(tool.schema()))
+    for tool, entry in zip(tools, shown, strict=True):
+        limits = entry["limits"]
+        out.print(f"{tool.name}: {tool.description}\nfrom:   {origin}\nlimits: {limits}\n", markup=False)
+        out.print_json(json.dumps(tool.schema()))
 
 
 @app.command("call", epilog=_CALLS)
@@ -61,10 +78,14 @@ def call_command(
     arguments: Annotated[
         list[str] | None, typer.Argument(metavar="KEY=VALUE|JSON", help="The tool's arguments, or one JSON object.")
     ] = None,
+    options: Options = None,
     as_json: Json = False,
 ) -> None:
     """Call a tool once, as an agent would; exit code 1 if the call fails."""
-    tool = resolve_tool(name)
+    tools = _tools(name, options)
+    if len(tools) != 1:
+        raise ConfigError(f"{name!r} is a set of tools; call one as {name}:{tools[0].name}")
+    tool = tools[0]
     given = arguments or []
     if len(given) == 1 and given[0].lstrip().startswith("{"):
         text = given[0]
@@ -92,9 +113,23 @@ async def _call(tool: Tool, call: ToolCall) -> tuple[ToolResult, ToolCallRecord]
         await tool.close()
 
 
+def _tools(name: str, options: list[str] | None) -> list[Tool]:
+    """The tool of that name, or the tools of a set; `SET:NAME` is one of a set."""
+    source, _, wanted = name.partition(":")
+    tools = resolve_tools(source, **options_of(options or []))
+    chosen = [tool for tool in tools if not wanted or tool.name == wanted]
+    if not chosen:
+        offer = nearest(wanted, [tool.name for tool in tools])
+        raise UnknownNameError(f"{source!r} has no tool {wanted!r}; {offer}")
+    return chosen
+
+
 def _description(name: str) -> str:
     try:
-        return str(registry.tools.get(name).description)  # of the class: a tool that lacks its sandbox has one, too
+        component = registry.tools.get(name)
+        if isinstance(component, type) and issubclass(component, Tool | Toolset):
+            return component.description  # of the class: a tool that lacks an option or its sandbox has one, too
+        return resolve_tool(name).description
     except ConfigError as error:  # one package's mistake must not hide the other tools
         return f"cannot be loaded: {error}"
 

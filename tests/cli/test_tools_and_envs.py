@@ -191,6 +191,24 @@ def test_a_recipe_of_ones_own_needs_no_description(agentrl, tmp_path) -> None:
     assert json.loads(agentrl("recipes", "show", str(tmp_path / "mine.yaml"), "--json").out)["config"]["steps"] == 3
 
 
+def test_the_doctor_prints_the_commands_that_help(agentrl, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agentrl.cli.doctor._OPTIONAL", {"no-such-package": "tests"})
+    shown = agentrl("doctor", "--fix-hints")
+    assert shown.code == 0
+    assert "# no-such-package: not installed\npip install -c constraints.txt no-such-package" in shown.out
+    assert "# python" not in shown.out
+
+
+def test_checking_an_environment(agentrl) -> None:
+    shown = agentrl("envs", "check", "agentrl/Arithmetic-v0", "levels=[2]", "--tasks", "1")
+    assert shown.code == 0, shown.out
+    assert "steps/s of the oracle" in shown.out
+    report = json.loads(agentrl("envs", "check", "agentrl/Arithmetic-v0", "--tasks", "1", "--json").out)[0]
+    assert {finding["holds"] for finding in report["findings"]} == {True}
+    assert agentrl("envs", "check").code == 2
+    assert "did you mean 'levels'" in agentrl("envs", "check", "agentrl/Arithmetic-v0", "level=2").err
+
+
 def test_fetching_the_tiny_model(agentrl) -> None:
     fetched = json.loads(agentrl("models", "fetch", "tiny", "--json").out)
     assert (fetched["name"], fetched["present"]) == ("tiny", True)
@@ -201,7 +219,8 @@ def test_fetching_the_tiny_model(agentrl) -> None:
 def test_the_doctor_names_every_part(agentrl) -> None:
     shown = agentrl("doctor", "--json")
     findings = {finding["what"]: finding for finding in json.loads(shown.out)}
-    assert {"python", "torch", "cpu", "gpu", "memory", "cache folder", "runs folder", "hub", "docker"} <= set(findings)
+    assert {"python", "torch", "cpu", "gpu", "memory", "cache folder", "runs folder", "hub"} <= set(findings)
+    assert {"sandbox fork", "sandbox bubblewrap", "sandbox docker", "sandbox none", "postgresql"} <= set(findings)
     assert findings["hub"]["ok"] is False  # tests are offline
-    assert all(finding["ok"] or finding["hint"] for finding in findings.values())
+    assert all(f["ok"] or f["hint"] or (name.startswith("sandbox") and f["found"]) for name, f in findings.items())
     assert max(len(line) for line in agentrl("doctor").out.splitlines()) <= 80
