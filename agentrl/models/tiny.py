@@ -3,7 +3,7 @@
 Three layers of width 128 (0.7M parameters): two layers are the least that can copy ("find where this stood before,
 take what followed"), which calling a calculator asks for; a third makes it quick. Its vocabulary is the printable ASCII
 characters, one token each, so that operands are copied digit by digit, plus single tokens for the frame of chats and
-tool calls, which keep an episode to a few dozen tokens. Invariant: `decode(encode(text)) == text` for printable ASCII
+tool calls and a few words, which keep an episode to a few dozen tokens. Invariant: `decode(encode(text)) == text` for printable ASCII
 and newlines; any other character becomes `<unk>`. The weights depend on the seed alone.
 """
 
@@ -21,18 +21,30 @@ from agentrl.models.progress import Report
 from agentrl.models.quiet import without_bars
 from agentrl.models.source import ModelKind, ModelSource
 
-TINY_VERSION = 1
+TINY_VERSION = 2
 """Part of the cached folder's name: raise it with any change below, or old folders would be taken for new ones."""
 CONTEXT = 1024
 UNKNOWN, PADDING, TURN_START, TURN_END = "<unk>", "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 CHARACTERS = ["\n", *(chr(code) for code in range(32, 127))]
+CALLS = {
+    "calculator": "expression",
+    "python": "code",
+    "run_tests": "code",
+    "search": "query",
+    "sql": "query",
+    "submit": "answer",
+}
+"""The bundled tools of one text argument, with its name."""
 FRAME = [
     *("system\n", "user\n", "assistant\n", "tool\n"),
     *("<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>", "<tools>", "</tools>"),
     *("<think>", "</think>", "<answer>", "</answer>"),
-    *('{"name": "', '", "arguments": {', '{"name": "calculator", "arguments": {"expression": "', '"}}'),
+    *('{"name": "', '", "arguments": {', '"}}'),
+    *(f'{{"name": "{tool}", "arguments": {{"{argument}": "' for tool, argument in CALLS.items()),
 ]
 """Single tokens beside the characters: roles of ChatML and the scaffolding of Hermes-style tool calls."""
+WORDS = ["The answer is ", "SELECT ", "COUNT(*)", " FROM ", " WHERE ", "def f(", "return ", ": expected ", ", got "]
+"""Pieces that questions and tools repeat and real vocabularies hold in one or two tokens."""
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
     "{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n' }}"
@@ -100,7 +112,7 @@ def _tokenizer() -> PreTrainedTokenizerFast:
     backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[], unk_token=UNKNOWN, fuse_unk=False))
     backend.decoder = decoders.Fuse()
     backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
-    backend.add_tokens([AddedToken(token, special=False, normalized=False) for token in FRAME])
+    backend.add_tokens([AddedToken(token, special=False, normalized=False) for token in [*FRAME, *WORDS]])
     tokenizer = cast(Any, PreTrainedTokenizerFast)(
         tokenizer_object=backend,
         unk_token=UNKNOWN,

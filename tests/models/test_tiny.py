@@ -6,10 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentrl.models import build_tiny, has_chat_template, load_model, load_tokenizer, resolve
-from agentrl.models.tiny import CHARACTERS, FRAME
+from agentrl.models.tiny import CHARACTERS, FRAME, WORDS
 
 TOKENIZER = build_tiny()[1]
-TEXTS = st.lists(st.sampled_from([*CHARACTERS, *FRAME, "<|im_start|>", "<|im_end|>", "<|endoftext|>"])).map("".join)
+TEXTS = st.lists(st.sampled_from([*CHARACTERS, *FRAME, *WORDS, "<|im_start|>", "<|im_end|>", "<|endoftext|>"])).map("".join)
 
 
 @given(TEXTS)
@@ -29,7 +29,7 @@ def test_foreign_characters_become_unk_one_by_one() -> None:
 
 
 def test_frame_pieces_are_single_tokens_and_the_longest_wins() -> None:
-    for piece in [*FRAME, "<|im_start|>", "<|im_end|>"]:
+    for piece in [*FRAME, *WORDS, "<|im_start|>", "<|im_end|>"]:
         assert len(TOKENIZER.encode(piece)) == 1, piece
     call = '<tool_call>{"name": "calculator", "arguments": {"expression": "12 + 7"}}</tool_call>'
     assert len(TOKENIZER.encode(call)) == 4 + len("12 + 7")
