@@ -17,6 +17,7 @@ CASES = {
     "custom_advantage.py": SMALL,
     "custom_tool.py": [],
     "evaluate_model.py": ["oracle", "20"],
+    "learn_with_tools.py": ["math", *SMALL, "--seeds", "0"],
 }
 
 
@@ -58,3 +59,11 @@ def test_evaluate_oracle(tmp_path: Path) -> None:
     result = json.loads(run("evaluate_model.py", CASES["evaluate_model.py"], tmp_path))
     assert result["shares"]["correct"]["value"] == 1.0
     assert result["episodes"] == 20
+
+
+def test_learning_with_and_without_tools_is_compared(tmp_path: Path) -> None:
+    out = run("learn_with_tools.py", CASES["learn_with_tools.py"], tmp_path)
+    rows = json.loads((tmp_path / "runs" / "learn_with_tools_math.json").read_text())
+    assert [(row["task"], row["seed"], row["tools"]) for row in rows] == [("math", 0, True), ("math", 0, False)]
+    assert all(set(row) >= {"base", "warm_start", "trained"} for row in rows)
+    assert "tools" in out and "alone" in out
