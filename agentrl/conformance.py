@@ -55,7 +55,7 @@ class Report:
     env_id: str
     findings: list[Finding] = field(default_factory=list)
     steps_per_second: float | None = None
-    """Of the oracle, one episode after another; None without an oracle."""
+    """Of the oracle's episodes stepped again, one after another; None without an oracle."""
 
     @property
     def failures(self) -> list[Finding]:
@@ -85,6 +85,8 @@ class Subject:
     seed: int
     episodes: list[Trajectory] = field(default_factory=list)
     """The oracle's episode of each task; empty without an oracle."""
+    seconds: float = 0.0
+    """In which those were stepped again, when all that environments share was open."""
 
     def played(self) -> list[Trajectory]:
         if not self.episodes:
@@ -115,8 +117,7 @@ async def _check(make: Callable[[], Env], tasks: int, seed: int, report: Report)
     for rule in RULES:
         report.findings.append(await _tried(rule, subject))
     steps = sum(len(episode.turns) for episode in subject.episodes)
-    seconds = sum(episode.seconds for episode in subject.episodes)
-    report.steps_per_second = steps / seconds if seconds else None
+    report.steps_per_second = steps / subject.seconds if subject.seconds else None
 
 
 async def _tried(rule: Rule, subject: Subject) -> Finding:
@@ -156,12 +157,10 @@ async def the_gold_solution_scores_one(subject: Subject) -> str | None:
     env = subject.make()
     try:
         for task in subject.tasks:
-            began = time.perf_counter()
             try:
                 episode = await oracle_trajectory(env, None, task, subject.seed)
             except ConfigError as error:
                 raise NotApplicable(str(error)) from None
-            episode.seconds = time.perf_counter() - began
             subject.episodes.append(episode)
             correct = episode.metrics.get("correct", 1.0 if episode.reward >= 1 else 0.0)
             if correct != 1.0:
@@ -235,8 +234,10 @@ async def a_recorded_episode_can_be_stepped_again(subject: Subject) -> str | Non
     env = subject.make()
     try:
         for episode in subject.played():
+            began = time.perf_counter()
             if difference := await first_difference(env, episode):
                 raise Broken(f"{episode.task_id}: {difference}", "seed everything from the episode; no clock, no order")
+            subject.seconds += time.perf_counter() - began
     finally:
         await env.aclose()
     return f"{len(subject.episodes)} episodes"

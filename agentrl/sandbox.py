@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from types import MappingProxyType, TracebackType
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic_core import to_json
 
@@ -154,6 +154,11 @@ class Sandbox(ABC):
         """One line on what protects a tenant here, for `agentrl doctor`."""
         return "works"
 
+    @classmethod
+    def why_not_with(cls, options: Mapping[str, Any]) -> str | None:
+        """`why_not` where these options of the constructor decide it (the address of an engine)."""
+        return cls.why_not()
+
     @abstractmethod
     async def open(self, *, limits: Limits = Limits(), files: Mapping[str, bytes] = NO_FILES) -> Session:
         """A new session whose working folder holds `files`; raises `SandboxError` if none can be had."""
@@ -193,7 +198,7 @@ def get_sandbox(spec: Spec) -> Sandbox:
             raise ConfigError("sandboxes cannot be used in a forked child of the process that imported them")
         if key not in _shared:
             backend = registry.sandboxes.get(name)
-            if reason := backend.why_not():
+            if reason := backend.why_not_with(options):
                 raise ConfigError(f"sandbox {name!r} does not work here: {reason}")
             _shared[key] = construct(registry.sandboxes, spec)
         return _shared[key]

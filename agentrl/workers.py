@@ -80,8 +80,8 @@ class WorkerPool:
     async def run(self, function: str, *args: Any, timeout: float = 10.0, **kwargs: Any) -> Any:
         """The result of `module:name` called with these arguments; waits for a free worker without a limit.
 
-        `timeout` counts from the moment that a worker has the call. Raises `WorkerTimeout`, `WorkerDied` and
-        `WorkerFailed`. A cancelled call kills its worker.
+        `timeout` counts from the moment that a worker has the call and has imported its module. Raises `WorkerTimeout`,
+        `WorkerDied` and `WorkerFailed`. A cancelled call kills its worker.
         """
         request = pickle.dumps((function, args, kwargs, timeout), pickle.HIGHEST_PROTOCOL)
         worker = await self._acquire()
@@ -196,6 +196,7 @@ class _Worker:
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 start_new_session=True,
+                env={**os.environ, "PYTHONHASHSEED": "0"},  # what goes through sets comes out alike in every worker
             )
 
     async def ready(self) -> None:
@@ -208,9 +209,11 @@ class _Worker:
     async def call(self, request: bytes, timeout: float, function: str) -> Any:
         self.calls += 1
         try:
-            async with asyncio.timeout(timeout):
+            async with asyncio.timeout(_START_SECONDS):
                 loop = asyncio.get_running_loop()
                 await loop.sock_sendall(self._socket, _FRAME.pack(len(request)) + request)
+                await self._receive()
+            async with asyncio.timeout(timeout):
                 return pickle.loads(await self._receive())
         except TimeoutError:
             raise WorkerTimeout(f"{function} did not return within {timeout:g} seconds") from None
@@ -289,20 +292,36 @@ def serve(descriptor: int, memory: int) -> None:
         _send(connection, b"")
         while request := _read(connection):
             function, args, kwargs, timeout = pickle.loads(request)
-            signal.setitimer(signal.ITIMER_REAL, timeout + _ALARM_SLACK)  # default action: the kernel ends the process
-            answer = _answer(function, args, kwargs)
+            # its default action: the kernel ends the process
+            signal.setitimer(signal.ITIMER_REAL, _START_SECONDS + timeout + _ALARM_SLACK)
+            target = _loaded(function)
+            _send(connection, b"")
+            signal.setitimer(signal.ITIMER_REAL, timeout + _ALARM_SLACK)
+            answer = target if isinstance(target, bytes) else _answer(target, args, kwargs)
             signal.setitimer(signal.ITIMER_REAL, 0)
             _send(connection, answer)
 
 
-def _answer(function: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+def _loaded(function: str) -> Any:
+    """The function, or the answer that says why it cannot be imported."""
     try:
-        return pickle.dumps((True, _imported(function)(*args, **kwargs)), pickle.HIGHEST_PROTOCOL)
+        return _imported(function)
+    except BaseException as error:  # the boundary: the caller gets it as WorkerFailed
+        return _failure(error)
+
+
+def _answer(target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
+    try:
+        return pickle.dumps((True, target(*args, **kwargs)), pickle.HIGHEST_PROTOCOL)
     except MemoryError:
         os._exit(1)  # what is left of the heap cannot be trusted to answer
     except BaseException as error:  # the boundary: the caller gets it as WorkerFailed
-        trace = "".join(traceback.format_exception(error, limit=-20))
-        return pickle.dumps((False, (type(error).__name__, str(error)[:2000], trace[-8000:])))
+        return _failure(error)
+
+
+def _failure(error: BaseException) -> bytes:
+    trace = "".join(traceback.format_exception(error, limit=-20))
+    return pickle.dumps((False, (type(error).__name__, str(error)[:2000], trace[-8000:])))
 
 
 @cache

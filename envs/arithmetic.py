@@ -75,7 +75,7 @@ class ArithmeticEnv(ToolEnv):
             **options: of `ToolEnv`.
         """
         offered = self.tools if tools is None else tools
-        own = {"calculator": {"max_operations": max_operations}} if "calculator" in offered else {}
+        own = {"calculator": {"max_operations": max_operations, "functions": False}} if "calculator" in offered else {}
         super().__init__(tools=tools, tool_options={**own, **(tool_options or {})}, **options)
         if system_prompt is None:
             system_prompt = SYSTEM_PROMPT if offered else SYSTEM_PROMPT_ALONE

@@ -29,6 +29,8 @@ _NUMBER = re.compile(
 _PARTS = re.compile(r"(?P<whole>[\d,]*)(?:\.(?P<fraction>\d*))?(?:[eE](?P<exponent>[+-]?\d+))?")
 _NUMBER_IN_TEXT = re.compile(rf"(?<![\w.])[+-]?\$?{_DECIMAL}(?:/{_DECIMAL})?%?(?![\w])")
 _STATED = re.compile(r"\banswer\s*(?::|=|\bis\b:?)\s*", re.IGNORECASE)
+_PROSE = re.compile(r"(?<![A-Za-z\\])(?!or\b|and\b)[A-Za-z]{2,} (?!or\b|and\b)[A-Za-z]{2,}")
+"""Two words in a row that do not only join answers."""
 _BOXED = "\\boxed{"
 _MINUS = str.maketrans({"\u2212": "-", "\u2013": "-", "\u00a0": " "})
 
@@ -86,12 +88,13 @@ def parse_number(text: str) -> Fraction | None:
     return -value if found["sign"] == "-" else value
 
 
-def extract_answer(text: str) -> str | None:
+def extract_answer(text: str, *, whole: bool = False) -> str | None:
     """The answer that `text` gives, or None; only the last `MAX_TEXT` characters are looked at.
 
     In this order: (1) what stands in the last `\\boxed{...}`, braces balanced; (2) what follows the last "answer:",
     "answer =" or "answer is", up to the end of the line, after its last "=", reduced to its number if it begins with
-    one; (3) the last number in the text.
+    one; (3) the last number in the text. With `whole` a line of (2) stays as it is (`2, 3`, `3*pi`, `12 cm`), unless
+    it goes on in prose: for judges that know more than numbers.
     """
     text = text[-MAX_TEXT:].translate(_MINUS)
     boxed = last_boxed(text)
@@ -101,7 +104,7 @@ def extract_answer(text: str) -> str | None:
     if stated is not None:
         line = text[stated.end() :].split("\n", 1)[0].rpartition("=")[2].strip(" \t\r*")
         if line:
-            number = _NUMBER_IN_TEXT.match(line)
+            number = None if whole and not _PROSE.search(line) else _NUMBER_IN_TEXT.match(line)
             return (number[0] if number else line[:MAX_ANSWER]).removesuffix(".")
     number = _last(_NUMBER_IN_TEXT, text)
     return number[0].removesuffix(".") if number else None

@@ -163,3 +163,21 @@ def test_extraction_never_raises(text: str) -> None:
     extracted = extract_answer(text)
     if extracted is not None:
         parse_number(extracted)
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("The answer is 2, 3.", "2, 3"),
+        ("The answer is 3*pi.", "3*pi"),
+        ("Answer: 12 cm", "12 cm"),
+        ("The answer is 5 or 6", "5 or 6"),
+        ("The answer is 5 or maybe 6", "5 or maybe 6"),
+        ("The answer is x = 2/3.", "2/3"),
+        ("The answer is 12 because it must be even.", "12"),
+        ("so \\boxed{2, 3} it is", "2, 3"),
+        ("we get 7", "7"),
+    ],
+)
+def test_a_stated_answer_can_be_taken_whole(text: str, answer: str) -> None:
+    assert extract_answer(text, whole=True) == answer
