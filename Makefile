@@ -34,7 +34,7 @@ test: $(STAMP) ## run the offline tests
 	$(BIN)/python -m pytest $(ARGS)
 
 slow: $(STAMP) ## run the slow tests: the real 135M model, fetched once
-	$(BIN)/python -m pytest -m "slow and not (vllm or docker or postgres or browser or gpu)" $(ARGS)
+	$(BIN)/python -m pytest -m "slow and not (vllm or docker or postgres or bubblewrap or browser or gpu)" $(ARGS)
 
 lint: $(STAMP) typecheck ## ruff check, ruff format --check and mypy
 	$(BIN)/ruff check .

@@ -141,8 +141,6 @@ class Sandbox(ABC):
     """What its sessions run."""
     remedy: ClassVar[str] = ""
     """Shell commands that make it work on Debian or Ubuntu (`agentrl doctor --fix-hints`); empty if there are none."""
-    remedy: ClassVar[str] = ""
-    """Shell commands that make it work on Debian or Ubuntu (`agentrl doctor --fix-hints`); empty if there are none."""
 
     @classmethod
     @abstractmethod

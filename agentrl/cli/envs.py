@@ -109,7 +109,7 @@ def _print_report(report: Report) -> None:
     rows = [[said[f.holds], f.rule, "; ".join(filter(None, (f.seen, f.advice)))] for f in report.findings]
     print_table(["", "rule", "seen"], rows)
     if report.steps_per_second:
-        console().print(f"{report.steps_per_second:.3g} steps/s of the oracle, one episode at a time\n", markup=False)
+        console().print(f"{report.steps_per_second:,.1f} steps/s of the oracle, one episode at a time\n", markup=False)
 
 
 async def _play(env: Env, task: str | None, seed: int | None) -> None:
