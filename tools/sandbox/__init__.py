@@ -1,0 +1,1 @@
+"""Sandboxes: one backend a module (or a few), all speaking to the same guest program over the same channel."""
