@@ -26,6 +26,7 @@ from agentrl.errors import ConfigError, SandboxError
 from agentrl.sandbox import NO_FILES, Limits, Sandbox, Session
 
 from . import seccomp
+from .hidden import hidden_folders
 from .local import LocalSession, Starts, kill_all, tree
 
 USER = 65534
@@ -174,6 +175,9 @@ class BubblewrapSandbox(Sandbox):
         made += ["--size", str(max(limits.disk - shared, 1)), "--tmpfs", "/tmp"]
         for path in self._binds:
             made += ["--ro-bind", self._stage.place(path), path]
+        for path in hidden_folders():
+            if any(path.startswith(f"{shown}/") for shown in ("/usr", *self._binds)):
+                made += ["--size", "4096", "--tmpfs", path, "--remount-ro", path]
         made += ["--dir", ROOT, "--ro-bind-data", str(given["guest"]), GUEST, "--chdir", ROOT]
         made += ["--remount-ro", "/dev", "--remount-ro", "/", "--seccomp", str(given["filter"])]
         return [_program("bwrap"), *made]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import json
 import socket
 import struct
@@ -53,7 +54,10 @@ class SocketTransport:
         return await asyncio.get_running_loop().sock_recv(self._socket, count)
 
     def close(self) -> None:
-        self._socket.close()
+        # whoever reads meanwhile must see the end: a descriptor that is closed first never tells the event loop
+        with contextlib.suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        asyncio.get_running_loop().call_soon(self._socket.close)
 
 
 class GuestGone(Exception):

@@ -41,7 +41,7 @@ class DockerSandbox(Sandbox):
     """Python and commands in containers of a Docker engine. Needs the extra `docker` and an engine for Linux."""
 
     name = "docker"
-    remedy = "apt-get install -y docker.io && pip install 'agentrl[docker]'"
+    remedy = "apt-get install -y docker.io tini && systemctl start docker"
 
     def __init__(
         self,

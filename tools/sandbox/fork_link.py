@@ -23,6 +23,7 @@ from agentrl.errors import SandboxError
 from agentrl.sandbox import Limits
 
 from .fork_wire import LARGEST, Order
+from .hidden import hidden_folders
 
 _START_SECONDS = 60.0
 """For loading the libraries, on a busy machine."""
@@ -66,7 +67,7 @@ class ForkServer:
                 cwd=Path(__file__).parent,
                 start_new_session=True,  # an interrupt of the terminal is the host's affair
             )
-        options = {"preload": preload, "prefork": prefork, "prefixes": _prefixes()}
+        options = {"preload": preload, "prefork": prefork, "prefixes": _prefixes(), "hidden": hidden_folders()}
         try:
             self._control.settimeout(_START_SECONDS)
             self._control.send(json.dumps(options).encode())

@@ -41,10 +41,11 @@ def readable(prefixes: list[str]) -> list[str]:
     return kept
 
 
-def build(prefixes: list[str]) -> list[str]:
+def build(prefixes: list[str], hidden: list[str]) -> list[str]:
     """Make the root and move into it; returns the shown folders that a session's /tmp would cover.
 
-    Needs mount privileges in a mount namespace of its own, and to be pid 1 of its pid namespace.
+    `hidden` are folders within those that are covered by nothing. Needs mount privileges in a mount namespace of its
+    own, and to be pid 1 of its pid namespace.
     """
     isolation.make_private()
     shown = readable(prefixes)
@@ -58,6 +59,9 @@ def build(prefixes: list[str]) -> list[str]:
     for path, tree in trees.items():
         os.makedirs(base + path)
         isolation.attach_tree(tree, base + path)
+    for path in hidden:
+        if os.path.isdir(base + path):
+            isolation.mount("tmpfs", base + path, "tmpfs", _FLAGS, "mode=755,size=4k,nr_inodes=2")
     for path, target in links.items():
         os.symlink(target, base + path)
     for folder in (WORK, "/tmp", "/proc", "/dev/shm", "/etc"):

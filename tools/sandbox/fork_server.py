@@ -61,7 +61,7 @@ def main() -> NoReturn:
 
 def _nursery(control: socket.socket, options: dict[str, Any], root: bool) -> NoReturn:
     try:
-        covered = fork_root.build(options["prefixes"])
+        covered = fork_root.build(options["prefixes"], options["hidden"])
         if root:
             os.setgroups([])
             os.setresgid(NOBODY, NOBODY, NOBODY)

@@ -182,7 +182,7 @@ def _traceback(error: BaseException) -> str:
 
 def shell(command: str) -> dict[str, object]:
     """Run a command; its background processes go on until the session ends."""
-    environment = {"PATH": SHELL_PATH, "HOME": os.getcwd(), "LANG": "C.UTF-8"}
+    environment = {"PATH": SHELL_PATH, "LANG": "C.UTF-8", **os.environ, "HOME": os.getcwd()}
     try:
         done = subprocess.run(["/bin/sh", "-c", command], stdin=subprocess.DEVNULL, env=environment, check=False)
     except (OSError, ValueError) as error:
