@@ -57,7 +57,10 @@ class SocketTransport:
         # whoever reads meanwhile must see the end: a descriptor that is closed first never tells the event loop
         with contextlib.suppress(OSError):
             self._socket.shutdown(socket.SHUT_RDWR)
-        asyncio.get_running_loop().call_soon(self._socket.close)
+        try:
+            asyncio.get_running_loop().call_soon(self._socket.close)
+        except RuntimeError:  # no loop runs here, so none reads
+            self._socket.close()
 
 
 class GuestGone(Exception):

@@ -103,12 +103,13 @@ def kill_all(pids: list[int], number: signal.Signals = signal.SIGKILL) -> None:
             continue
 
 
-def is_zombie(pid: int) -> bool:
-    """Whether a process has ended, waited for or not."""
+def started(pid: int) -> int | None:
+    """When a process began, in ticks: with its number its identity. None if it has ended, waited for or not."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0] == "Z"
+        fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
-        return True
+        return None
+    return None if fields[0] in "ZX" else int(fields[19])
 
 
 class Starts:

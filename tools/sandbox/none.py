@@ -28,7 +28,7 @@ from typing import Any
 from agentrl.errors import SandboxError
 from agentrl.sandbox import NO_FILES, Limits, Sandbox, Session
 
-from .local import LocalSession, Starts, is_zombie, kill_all, tree
+from .local import LocalSession, Starts, kill_all, started, tree
 
 _MARK = "AGENTRL_SANDBOX"
 _PASSES = 100
@@ -119,9 +119,12 @@ class _PlainSession(LocalSession):
         self._folder = folder
         self._entry = f"{_MARK}={mark}".encode()
         self._ended = self._lost = False
+        self._dying: dict[int, int] = {}
+        """Processes that were killed, and when they began: a kill takes effect a moment later."""
 
     def processes(self) -> list[int]:
         found = super().processes()
+        found += [pid for pid, began in self._dying.items() if pid not in found and started(pid) == began]
         if self._lost:  # a look at every process of the machine
             marked = [pid for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if self._is_ours(pid)]
             found += [pid for pid in marked if pid not in found]
@@ -135,16 +138,16 @@ class _PlainSession(LocalSession):
 
     def _kill_all_below(self) -> bool:
         """Kill all but the first process, which orphans come to; False if some may have gone elsewhere."""
-        first, killed = self._process.pid, set[int]()
-        if self._process.returncode is not None or is_zombie(first):
+        first = self._process.pid
+        if self._process.returncode is not None or started(first) is None:
             return False
         kill_all([first], signal.SIGSTOP)  # it starts no more
         for _ in range(_PASSES):
-            others = [pid for pid in tree(first) if pid != first and pid not in killed]
+            others = [pid for pid in tree(first) if pid != first and pid not in self._dying]
             if not others:
-                return not is_zombie(first)
+                return started(first) is not None
+            self._dying.update({pid: started(pid) or 0 for pid in others})
             kill_all(others)
-            killed.update(others)
         return False
 
     def free(self) -> None:
