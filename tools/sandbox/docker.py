@@ -78,6 +78,7 @@ class DockerSandbox(Sandbox):
         self._image = Image(self._engine, image, packages)
         self._size, self._max_starts = pool, max_starts
         self._pool: Pool | None = None
+        self._closed = False
 
     @classmethod
     def why_not(cls) -> str | None:
@@ -110,11 +111,14 @@ class DockerSandbox(Sandbox):
         return session
 
     def close(self) -> None:
+        self._closed = True
         pool, self._pool = self._pool, None
         if pool is not None:
             pool.close()
 
     def _started(self) -> Pool:
+        if self._closed:
+            raise SandboxError("the sandbox is closed")
         if self._pool is None:
             self._pool = Pool(self._engine, self._image.name, size=self._size, max_starts=self._max_starts)
         return self._pool
