@@ -167,7 +167,10 @@ def _has_default(hint: Any) -> bool:
 
 
 def without_titles(node: Any, names: bool = False) -> Any:
-    """A JSON schema without its titles; `names`: the keys of this node are parameters' names, of which one may be `title`."""
+    """A JSON schema without its titles.
+
+    `names`: the keys of this node are parameters' names, of which one may be `title`.
+    """
     if isinstance(node, dict):
         return {
             key: without_titles(value, names=not names and key in ("properties", "$defs"))

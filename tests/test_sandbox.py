@@ -46,9 +46,8 @@ class Somewhere(Nowhere):
 
 @pytest.fixture(autouse=True)
 def backends(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(
-        registry.sandboxes, "_registered", {**registry.sandboxes._registered, "nowhere": Nowhere, "somewhere": Somewhere}
-    )
+    backends = {**registry.sandboxes._registered, "nowhere": Nowhere, "somewhere": Somewhere}
+    monkeypatch.setattr(registry.sandboxes, "_registered", backends)
     monkeypatch.setattr("agentrl.sandbox._shared", {})
     yield
     close_sandboxes()

@@ -3,8 +3,8 @@
 Three layers of width 128 (0.7M parameters): two layers are the least that can copy ("find where this stood before,
 take what followed"), which calling a calculator asks for; a third makes it quick. Its vocabulary is the printable ASCII
 characters, one token each, so that operands are copied digit by digit, plus single tokens for the frame of chats and
-tool calls and a few words, which keep an episode to a few dozen tokens. Invariant: `decode(encode(text)) == text` for printable ASCII
-and newlines; any other character becomes `<unk>`. The weights depend on the seed alone.
+tool calls and a few words, which keep an episode to a few dozen tokens. Invariant: `decode(encode(text)) == text` for
+printable ASCII and newlines; any other character becomes `<unk>`. The weights depend on the seed alone.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ class Spy(Sandbox):
     def why_not(cls) -> str | None:
         return None
 
-    async def open(self, *, limits: Limits = Limits(), files: Mapping[str, bytes] = NO_FILES) -> Session:  # noqa: B008
+    async def open(self, *, limits: Limits = Limits(), files: Mapping[str, bytes] = NO_FILES) -> Session:
         return await self.inner.open(limits=limits, files=files)
 
     async def run(
@@ -58,7 +58,7 @@ class Spy(Sandbox):
         code: str,
         *,
         language: Language = "python",
-        limits: Limits = Limits(),  # noqa: B008
+        limits: Limits = Limits(),
         files: Mapping[str, bytes] = NO_FILES,
     ) -> Execution:
         self.sent += [code, *map(repr, files.items())]

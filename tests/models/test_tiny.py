@@ -9,7 +9,8 @@ from agentrl.models import build_tiny, has_chat_template, load_model, load_token
 from agentrl.models.tiny import CHARACTERS, FRAME, WORDS
 
 TOKENIZER = build_tiny()[1]
-TEXTS = st.lists(st.sampled_from([*CHARACTERS, *FRAME, *WORDS, "<|im_start|>", "<|im_end|>", "<|endoftext|>"])).map("".join)
+PIECES = [*CHARACTERS, *FRAME, *WORDS, "<|im_start|>", "<|im_end|>", "<|endoftext|>"]
+TEXTS = st.lists(st.sampled_from(PIECES)).map("".join)
 
 
 @given(TEXTS)

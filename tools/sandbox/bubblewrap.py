@@ -92,7 +92,7 @@ class BubblewrapSandbox(Sandbox):
         user = "an ordinary user" if os.getuid() == 0 else "the caller"
         return f"namespaces, seccomp, read-only system, sized tmpfs, no network; runs as {user} without capabilities"
 
-    async def open(self, *, limits: Limits = Limits(), files: Mapping[str, bytes] = NO_FILES) -> Session:  # noqa: B008
+    async def open(self, *, limits: Limits = Limits(), files: Mapping[str, bytes] = NO_FILES) -> Session:
         async with self._starts.gate():
             return await self._open(limits, files)
 

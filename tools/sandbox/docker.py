@@ -94,7 +94,7 @@ class DockerSandbox(Sandbox):
             return reason
         return None if options.get("image") else missing(options.get("packages", PACKAGES))
 
-    async def open(self, *, limits: Limits = Limits(), files: Mapping[str, bytes] = NO_FILES) -> Session:  # noqa: B008
+    async def open(self, *, limits: Limits = Limits(), files: Mapping[str, bytes] = NO_FILES) -> Session:
         pool = self._started()
         asked = pool.take(limits)
         try:

@@ -168,7 +168,7 @@ class ForkSandbox(Sandbox):
             "landlock": f"version {version}" if version else False,
         }
 
-    async def open(self, *, limits: Limits = Limits(), files: Mapping[str, bytes] = NO_FILES) -> ForkSession:  # noqa: B008
+    async def open(self, *, limits: Limits = Limits(), files: Mapping[str, bytes] = NO_FILES) -> ForkSession:
         loop = asyncio.get_running_loop()
         gate = self._opening.get(loop)
         if gate is None:

@@ -60,7 +60,7 @@ class NoSandbox(Sandbox):
     def summary(cls) -> str:
         return "no isolation: limits and clean-up only, for code that is trusted"
 
-    async def open(self, *, limits: Limits = Limits(), files: Mapping[str, bytes] = NO_FILES) -> Session:  # noqa: B008
+    async def open(self, *, limits: Limits = Limits(), files: Mapping[str, bytes] = NO_FILES) -> Session:
         async with self._starts.gate():
             return await self._open(limits, files)
 
