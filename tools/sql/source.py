@@ -58,8 +58,10 @@ def resolve(database: object) -> Source:
 
 
 def _of_url(url: URL) -> Source:
+    if url.get_backend_name() == "postgres":  # what many servers print for their address, and SQLAlchemy refuses
+        url = url.set(drivername=url.drivername.replace("postgres", "postgresql", 1))
     backend = url.get_backend_name()
-    engine = {"postgres": Engine.POSTGRES}.get(backend) or next((one for one in Engine if one == backend), None)
+    engine = next((one for one in Engine if one == backend), None)
     if engine is None:
         valid = ", ".join(Engine)
         raise ConfigError(f"tool 'sql': database={_hidden(url)!r}: {backend!r} is not supported; valid: {valid}")
