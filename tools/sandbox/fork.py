@@ -35,7 +35,7 @@ from typing import ClassVar
 
 from agentrl.bridge import in_thread
 from agentrl.errors import ConfigError, SandboxError
-from agentrl.sandbox import NO_FILES, Execution, Limits, Outcome, Sandbox
+from agentrl.sandbox import NO_FILES, Execution, Language, Limits, Outcome, Sandbox
 
 from . import isolation
 from .channel import GuestSession, SocketTransport
@@ -47,6 +47,7 @@ _DEATH_SECONDS = 2.0
 _OPENING = 16
 """Sessions of one event loop that are being opened at one time: descriptors in flight between processes are limited."""
 _MOST_PREFORKED = 64
+_MOST_ENDING = 16
 _REMEDIES = (
     ("/proc/sys/user/max_user_namespaces", "0", "sysctl -w user.max_user_namespaces=10000"),
     ("/proc/sys/kernel/unprivileged_userns_clone", "0", "sysctl -w kernel.unprivileged_userns_clone=1"),
@@ -138,6 +139,7 @@ class ForkSandbox(Sandbox):
         self._lock = threading.Lock()
         self._server: ForkServer | None = None
         self._closed = False
+        self._ending: set[asyncio.Task[None]] = set()
         self._opening: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = (
             weakref.WeakKeyDictionary()
         )
@@ -187,6 +189,26 @@ class ForkSandbox(Sandbox):
                 await session.close()
                 raise
         return session
+
+    async def run(
+        self,
+        code: str,
+        *,
+        language: Language = "python",
+        limits: Limits = Limits(),
+        files: Mapping[str, bytes] = NO_FILES,
+    ) -> Execution:
+        """As the contract says. The session is killed before this returns, and gone a moment later."""
+        session = await self.open(limits=limits, files=files)
+        try:
+            return await (session.python(code) if language == "python" else session.shell(code))
+        finally:
+            session.kill()
+            ending = asyncio.create_task(session.close())
+            self._ending.add(ending)
+            ending.add_done_callback(self._ending.discard)
+            if len(self._ending) > _MOST_ENDING:  # the kernel is slower to end sessions than we are to begin them
+                await asyncio.wait({ending})
 
     def close(self) -> None:
         with self._lock:

@@ -135,6 +135,7 @@ class Zygote:
         os.umask(0o022)
 
     def _serve(self, connection: socket.socket) -> None:
+        guest.rehearse()  # a session made ahead of its use has time for this; its tenant has not
         word, descriptors, _, _ = socket.recv_fds(connection, fork_wire.LARGEST, 1)
         if word[:1] != b"L":
             return

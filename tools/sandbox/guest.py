@@ -15,6 +15,7 @@ import ast
 import base64
 import builtins
 import fcntl
+import io
 import json
 import linecache
 import os
@@ -245,6 +246,15 @@ def set_limits(memory: int, disk: int, processes: int | None) -> None:
 
 def quiet() -> None:
     warnings.filterwarnings("ignore", message=".*multi-threaded, use of fork.*")  # the pump holds no lock of theirs
+
+
+def rehearse() -> None:
+    """Run a cell for nobody: in a fork, the memory that every cell writes to is this process's own afterwards."""
+    kept, sys.stdout = sys.stdout, io.StringIO()
+    try:
+        print(json.dumps(Interpreter().run("print(1 + 1)\n1", 100)), json.loads('{"id": 1}'))
+    finally:
+        sys.stdout = kept
 
 
 def serve(incoming: int, outgoing: int, root: str, output: int) -> None:

@@ -46,9 +46,11 @@ def bare() -> Iterator[ForkSandbox]:
 
 async def test_nothing_grows_over_many_calls(sandbox: ForkSandbox) -> None:
     await sandbox.run("1")
+    await until(lambda: not sandbox._ending)
     before = descriptors()
     for number in range(120):
         assert (await sandbox.run(f"{number} + 1")).value == str(number + 1)
+    await until(lambda: not sandbox._ending)
     assert descriptors() == before
     assert "/sandbox" not in [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     await until(lambda: at_rest(sandbox))
