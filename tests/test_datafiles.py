@@ -58,7 +58,8 @@ def test_what_is_wrong_with_a_file_is_one_line(tmp_path: Path, name: str, text: 
     assert "\n" not in str(caught.value)
 
 
-def test_a_file_that_is_absent_broken_or_of_no_hub_is_one_line(tmp_path: Path) -> None:
+def test_a_file_that_is_absent_broken_or_of_no_hub_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # read when that library was imported
     broken = tmp_path / "b.jsonl.gz"
     broken.write_bytes(b"no gzip")
     binary = tmp_path / "c.jsonl"

@@ -774,8 +774,8 @@ def test_an_id_is_taken_by_one_environment_only() -> None:
 @pytest.mark.parametrize(
     ("env_id", "options", "said"),
     [
-        ("agentrl/Arithmetik-v0", {}, "did you mean 'agentrl/Arithmetic-v0'?"),
-        ("agentrl/Arithmetic-v9", {}, "did you mean 'agentrl/Arithmetic-v0'?"),
+        ("agentrl/Arithmetik-v0", {}, "did you mean 'agentrl/Arithmetic-v0'"),
+        ("agentrl/Arithmetic-v9", {}, "did you mean 'agentrl/Arithmetic-v0'"),
         ("no_such_module:a/B-v0", {}, "no_such_module"),
         ("test/Broken-v0", {}, "cannot be imported"),
         ("agentrl/Arithmetic-v0", {"level": 2}, "did you mean 'levels'?"),

@@ -13,8 +13,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from sqlalchemy.engine import make_url
-
 from agentrl.bridge import in_thread
 from agentrl.errors import EnvError, WorkerError
 from agentrl.workers import WorkerDied, WorkerTimeout, shared_pool
@@ -184,6 +182,8 @@ async def open_session(source: Source, writable: bool, functions: frozenset[str]
     if writable:
         url, reason = await prepared("postgres:create", source.url)
     if reason:
+        from sqlalchemy.engine import make_url
+
         raise EnvError(f"database {make_url(source.url).render_as_string()!r} cannot be used: {reason}")
     return ServerSession(url, writable, functions)
 

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from importlib.util import find_spec
 from pathlib import Path
-
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError
+from typing import TYPE_CHECKING
 
 from agentrl.errors import ConfigError
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import URL
 
 _MAGIC = b"SQLite format 3\x00"
 _DUCKDB_MAGIC = slice(8, 12), b"DUCK"
@@ -50,6 +51,9 @@ def resolve(database: object) -> Source:
         raise ConfigError(f"tool 'sql': database must be a path, a URL or bytes of an SQLite database, not {kind}")
     if "://" not in database:
         return Source(Engine.SQLITE, data=b"") if database == ":memory:" else _file(Path(database))
+    from sqlalchemy.engine import make_url  # here, so that a list of tools loads no database library
+    from sqlalchemy.exc import ArgumentError
+
     try:
         url = make_url(database)
     except (ArgumentError, ValueError):
