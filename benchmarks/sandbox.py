@@ -40,7 +40,9 @@ MOST_SECONDS = 60.0
 FRESH, SESSION = "fresh", "session"
 
 
-async def closed_loop(calls: list[Callable[[], Awaitable[Any]]], seconds: float) -> dict[str, float]:
+async def closed_loop(
+    calls: list[Callable[[], Awaitable[Any]]], seconds: float, pause: float = 0.0
+) -> dict[str, float]:
     """Each of the calls again and again; milliseconds at the median and the 99th percentile, calls a second."""
     taken: list[float] = []
 
@@ -49,6 +51,8 @@ async def closed_loop(calls: list[Callable[[], Awaitable[Any]]], seconds: float)
             began = time.perf_counter()
             await call()
             taken.append(time.perf_counter() - began)
+            if pause:
+                await asyncio.sleep(pause)
 
     began = time.perf_counter()
     callers = [asyncio.ensure_future(repeat(call)) for call in calls]
@@ -80,8 +84,8 @@ async def run_checked(sandbox: Sandbox, code: str) -> str:
     return execution.stdout
 
 
-async def fresh(sandbox: Sandbox, concurrent: int, seconds: float) -> dict[str, float]:
-    return await closed_loop([lambda: run_checked(sandbox, CODE)] * concurrent, seconds)
+async def fresh(sandbox: Sandbox, concurrent: int, seconds: float, pause: float) -> dict[str, float]:
+    return await closed_loop([lambda: run_checked(sandbox, CODE)] * concurrent, seconds, pause)
 
 
 async def in_sessions(sandbox: Sandbox, concurrent: int, seconds: float) -> dict[str, float]:
@@ -122,7 +126,7 @@ async def measure(sandbox: Sandbox, arguments: argparse.Namespace) -> dict[str, 
     for concurrent in arguments.concurrent:
         if sandbox.name == "docker" and concurrent > arguments.containers:
             continue
-        result[FRESH][concurrent] = await fresh(sandbox, concurrent, arguments.seconds)
+        result[FRESH][concurrent] = await fresh(sandbox, concurrent, arguments.seconds, arguments.pause)
         result[SESSION][concurrent] = await in_sessions(sandbox, concurrent, arguments.seconds)
     result["sympy_ms"] = round(await sympy_job(sandbox, arguments.repeats), 1)
     return result
@@ -232,6 +236,7 @@ def main() -> None:
     parser.add_argument("--backends", nargs="+", default=list(BACKENDS), help=f"of {', '.join(BACKENDS)}")
     parser.add_argument("--concurrent", nargs="+", type=int, default=[1, 64, 512], help="numbers of callers")
     parser.add_argument("--seconds", type=float, default=3.0, help="that each cell runs")
+    parser.add_argument("--pause", type=float, default=0.0, help="seconds between a caller's fresh calls")
     parser.add_argument("--repeats", type=int, default=7, help="of the sympy job")
     parser.add_argument("--containers", type=int, default=64, help="docker is measured with at most so many callers")
     parser.add_argument("--calls", type=int, help="instead of the table: so many fresh calls, and what grows")

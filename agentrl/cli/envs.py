@@ -18,6 +18,7 @@ from agentrl.errors import ConfigError
 from agentrl.messages import Message, ToolCall, assistant
 from agentrl.oracle import oracle_trajectory
 from agentrl.registration import env_ids
+from agentrl.signature import constructor_parameters
 
 if TYPE_CHECKING:
     from agentrl.conformance import Report
@@ -187,16 +188,8 @@ def _describe(env: Env, env_id: str) -> dict[str, Any]:
 
 def _options(kind: type[Any]) -> dict[str, Any]:
     """Options of the constructor with their defaults, and of those that it hands `**options` on to."""
-    found: dict[str, Any] = {}
-    for base in kind.__mro__:
-        if "__init__" not in vars(base):
-            continue
-        parameters = inspect.signature(vars(base)["__init__"]).parameters.values()
-        defaults = {item.name: item.default for item in parameters if item.default is not inspect.Parameter.empty}
-        found |= {name: default for name, default in defaults.items() if name not in found}
-        if not any(item.kind is inspect.Parameter.VAR_KEYWORD for item in parameters):
-            break
-    return found
+    parameters = constructor_parameters(f"environment {kind.__name__}", kind) or {}
+    return {name: default for name, (_, default) in parameters.items() if default is not inspect.Parameter.empty}
 
 
 def _example(env: Env, task: str) -> dict[str, Any]:

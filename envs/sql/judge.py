@@ -92,11 +92,13 @@ async def judge_query(
 
 
 async def judge_change(database: bytes, after: bytes, statement: str, *, seconds: float) -> bool:
-    """Whether the database `after` is what `statement` makes of `database`."""
+    """Whether the database `after` is what `statement` makes of `database`. Raises `EnvError` if `statement` fails."""
     try:
         return bool(await shared_pool().run(CHANGE, database, after, statement, timeout=seconds + _GRACE))
-    except (WorkerTimeout, WorkerDied, WorkerFailed):
-        return False  # the bytes are the agent's: whatever cannot be read is not the state asked for
+    except (WorkerTimeout, WorkerDied):
+        return False  # the bytes are the agent's: what takes so long to read is not the state asked for
+    except WorkerFailed as error:
+        raise EnvError(f"the change cannot be judged: {error}") from error
 
 
 # -- in the worker -----------------------------------------------------------------------------------------------------
@@ -133,15 +135,17 @@ def compare_queries(
 
 def compare_states(database: bytes, after: bytes, statement: str) -> bool:
     """See `judge_change`."""
-    with opened(database) as wanted, opened(after) as found:
+    with opened(database) as wanted:
         wanted.execute(statement)
-        tables = _tables(wanted)
-        if tables != _tables(found):
-            return False
-        return all(
-            same_results(list(_content(found, name)), list(_content(wanted, name)), ordered=False, permute=False)
-            for name, _ in tables
-        )
+        expected = {table: list(_content(wanted, table[0])) for table in _tables(wanted)}
+    try:
+        with opened(after) as found:
+            return _tables(found) == list(expected) and all(
+                same_results(list(_content(found, name)), rows, ordered=False, permute=False)
+                for (name, _), rows in expected.items()
+            )
+    except (sqlite3.Error, ValueError):
+        return False  # the agent's bytes: what cannot be read is not the state asked for
 
 
 def run_query(connection: sqlite3.Connection, query: str, rows: int, seconds: float) -> list[Row]:

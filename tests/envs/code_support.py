@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import pytest
 
 from agentrl import registry
-from agentrl.env import Env
 from agentrl.messages import Message, ToolCall, assistant
 from agentrl.sandbox import NO_FILES, Execution, Language, Limits, Sandbox, Session, get_sandbox
 
@@ -19,18 +17,6 @@ SANDBOXES = [
     "none",
     pytest.param("fork", marks=pytest.mark.skipif(_WHY_NOT is not None, reason=f"fork does not work here: {_WHY_NOT}")),
 ]
-
-
-async def play(env: Env, task_id: str, actions: list[Any] | None = None) -> tuple[float, dict[str, float]]:
-    """Total reward and metrics of the given actions, else of the oracle's."""
-    await env.areset(seed=0, options={"task": task_id})
-    total = 0.0
-    script = iter(actions or ())
-    while True:
-        step = await env.astep(next(script) if actions else env.oracle_action())
-        total += step.reward
-        if step.terminated or step.truncated:
-            return total, step.info["metrics"]
 
 
 def call(name: str, arguments: str) -> Message:

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
-from agentrl.env import Env, make
+from agentrl.env import make
 from agentrl.errors import ConfigError
 from agentrl.messages import Message, ToolCall, assistant
+from tests.envs.playing import play
 
 ENV = "agentrl/Arithmetic-v0"
 
@@ -16,18 +17,6 @@ ENV = "agentrl/Arithmetic-v0"
 def call(expression: str) -> Message:
     arguments = f'{{"expression": "{expression}"}}'
     return assistant(tool_calls=(ToolCall(id="call_0", name="calculator", arguments=arguments),))
-
-
-async def play(env: Env, task_id: str, actions: list[Any] | None = None) -> tuple[float, dict[str, float]]:
-    """Total reward and metrics of the given actions, else of the oracle's."""
-    await env.areset(seed=0, options={"task": task_id})
-    total = 0.0
-    script = iter(actions or ())
-    while True:
-        step = await env.astep(next(script) if actions else env.oracle_action())
-        total += step.reward
-        if step.terminated or step.truncated:
-            return total, step.info["metrics"]
 
 
 @pytest.mark.parametrize("level", [1, 2, 3, 4])

@@ -19,7 +19,8 @@ from agentrl.envs.code.generators import draw_problem, key
 from agentrl.envs.code.grader import Case
 from agentrl.errors import ConfigError
 from agentrl.messages import Role
-from tests.envs.code_support import BEST, SANDBOXES, Spy, call, play
+from tests.envs.code_support import BEST, SANDBOXES, Spy, call
+from tests.envs.playing import play
 
 ENV = "agentrl/Code-v0"
 ALL = (*FAMILIES, "by_example")

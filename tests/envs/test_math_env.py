@@ -17,6 +17,7 @@ from agentrl.errors import ConfigError
 from agentrl.messages import Message, ToolCall, assistant
 from agentrl.rewards.equivalence import equivalent
 from agentrl.tool import resolve_tool
+from tests.envs.playing import play
 
 ENV = "agentrl/Math-v0"
 _WHY_NOT = registry.sandboxes.get("fork").why_not()
@@ -36,18 +37,6 @@ def draw(generator: Generator, count: int) -> list[Exercise]:
 def math_env(**options: Any) -> Env:
     """With the calculator alone: what needs a sandbox says so."""
     return make(ENV, **{"tools": ("calculator",), **options})
-
-
-async def play(env: Env, task_id: str, actions: list[Any] | None = None) -> tuple[float, dict[str, float]]:
-    """Total reward and metrics of the given actions, else of the oracle's."""
-    await env.areset(seed=0, options={"task": task_id})
-    total = 0.0
-    script = iter(actions or ())
-    while True:
-        step = await env.astep(next(script) if actions else env.oracle_action())
-        total += step.reward
-        if step.terminated or step.truncated:
-            return total, step.info["metrics"]
 
 
 def call(expression: str) -> Message:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from gymnasium.utils.env_checker import check_env
 
-from agentrl.env import Env, make
+from agentrl.env import make
 from agentrl.envs.search.articles import corpus_file
 from agentrl.envs.search.judge import exact_match, f1_score, normalised, read_answer
 from agentrl.errors import AgentRLError, ConfigError
@@ -19,6 +19,7 @@ from agentrl.messages import Message, ToolCall, assistant
 from agentrl.rewards.formats import AnswerFormat
 from agentrl.task import Episode, Task
 from agentrl.tools.search.index import open_index
+from tests.envs.playing import play
 from tests.tools.retrieval_server import serving
 
 ENV = "agentrl/Search-v0"
@@ -37,18 +38,6 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
 def search(query: str, **more: Any) -> Message:
     arguments = json.dumps({"query": query, **more})
     return assistant(tool_calls=(ToolCall(id="call_0", name="search", arguments=arguments),))
-
-
-async def play(env: Env, task_id: str, actions: list[Any] | None = None) -> tuple[float, dict[str, float]]:
-    """Total reward and metrics of the given actions, else of the oracle's."""
-    await env.areset(seed=0, options={"task": task_id})
-    total = 0.0
-    script = iter(actions or ())
-    while True:
-        step = await env.astep(next(script) if actions else env.oracle_action())
-        total += step.reward
-        if step.terminated or step.truncated:
-            return total, step.info["metrics"]
 
 
 # -- the oracle --------------------------------------------------------------------------------------------------------

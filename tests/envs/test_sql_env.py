@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
-from agentrl.env import Env, make
+from agentrl.env import make
 from agentrl.envs.sql.generate import Key, database
 from agentrl.errors import ConfigError, EnvError
 from agentrl.messages import Message, ToolCall, assistant
+from tests.envs.playing import play
 
 ENV = "agentrl/SQL-v0"
 ALL_LEVELS = (1, 2, 3, 4)
@@ -22,18 +23,6 @@ ALL_LEVELS = (1, 2, 3, 4)
 
 def call(query: str) -> Message:
     return assistant(tool_calls=(ToolCall(id="call_0", name="sql", arguments=json.dumps({"query": query})),))
-
-
-async def play(env: Env, task_id: str, actions: list[Any] | None = None) -> tuple[float, dict[str, float]]:
-    """Total reward and metrics of the given actions, else of the oracle's."""
-    await env.areset(seed=0, options={"task": task_id})
-    total = 0.0
-    script = iter(actions or ())
-    while True:
-        step = await env.astep(next(script) if actions is not None else env.oracle_action())
-        total += step.reward
-        if step.terminated or step.truncated:
-            return total, step.info["metrics"]
 
 
 # -- playing -----------------------------------------------------------------------------------------------------------

@@ -242,6 +242,11 @@ async def test_a_change_is_judged_by_the_state_it_leaves(statements: list[str], 
     assert await judge_change(DATABASE, made(*statements), RAISE, seconds=2.0) is right
 
 
+async def test_a_gold_statement_that_fails_is_no_verdict() -> None:
+    with pytest.raises(EnvError, match="the change cannot be judged"):
+        await judge_change(DATABASE, DATABASE, "UPDATE nowhere SET price = 1", seconds=2.0)
+
+
 @pytest.mark.parametrize("state", [b"", b"nonsense" * 100, DATABASE[:5000], b"SQLite format 3\x00" + bytes(4096)])
 async def test_bytes_that_are_no_database_are_not_the_state(state: bytes) -> None:
     assert await judge_change(DATABASE, state, RAISE, seconds=2.0) is False

