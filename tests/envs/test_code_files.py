@@ -13,7 +13,8 @@ from agentrl.env import Env, make
 from agentrl.envs.code.grader import Budget, record, replayed
 from agentrl.errors import ConfigError, EnvError
 from agentrl.sandbox import get_sandbox
-from tests.envs.code_support import BEST, call, play
+from tests.envs.code_support import BEST, call
+from tests.envs.playing import play
 
 ENV = "agentrl/Code-v0"
 ADD = {
