@@ -60,8 +60,9 @@ def server(sandbox: ForkSandbox) -> int:
 
 
 def at_rest(sandbox: ForkSandbox) -> bool:
-    """Whether the server's processes are those of no session in use: nursery, zygote, and two for each that waits."""
-    return len(below(server(sandbox))) == 2 + 2 * sandbox._prefork
+    """Whether nothing of a session in use is left: the server's processes are nursery, zygote and two for each session
+    that waits, and this process has closed what it held of those that ended."""
+    return not sandbox._ending and len(below(server(sandbox))) == 2 + 2 * sandbox._prefork
 
 
 async def value(session: Session, code: str) -> str | None:

@@ -46,7 +46,7 @@ def bare() -> Iterator[ForkSandbox]:
 
 async def test_nothing_grows_over_many_calls(sandbox: ForkSandbox) -> None:
     await sandbox.run("1")
-    await until(lambda: not sandbox._ending)
+    await until(lambda: at_rest(sandbox))
     before = descriptors()
     for number in range(120):
         assert (await sandbox.run(f"{number} + 1")).value == str(number + 1)
@@ -59,6 +59,8 @@ async def test_nothing_grows_over_many_calls(sandbox: ForkSandbox) -> None:
 
 
 async def test_many_sessions_at_once(sandbox: ForkSandbox) -> None:
+    await sandbox.run("1")
+    await until(lambda: at_rest(sandbox))
     before = descriptors()
 
     async def play(number: int) -> str | None:
