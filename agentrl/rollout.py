@@ -9,13 +9,17 @@ Invariant: every requested episode comes out exactly once, finished or aborted, 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from enum import StrEnum
+from typing import Any, Literal
 
+from agentrl.account import BatchAccount
 from agentrl.chat import ChatRenderer
 from agentrl.engines.base import Engine
 from agentrl.env import Env
+from agentrl.errors import UnknownNameError
+from agentrl.registry import nearest
 from agentrl.trajectory import Group, Trajectory
 
 
@@ -28,6 +32,19 @@ class GroupRequest:
     size: int
     seed: int
     """Member j is sampled with a seed derived from (seed, j): the same request gives the same episodes."""
+    env: str = ""
+    """Which of the context's environments the task belongs to; empty for the context's own."""
+
+
+class InFlight(StrEnum):
+    """What becomes of the episodes under way when the weights are replaced."""
+
+    FINISH = "finish"
+    """They end under the old weights; until then no episode begins and the new weights wait."""
+    CONTINUE = "continue"
+    """They go on under the new weights: in mid-turn where the engine can, else from their next turn on."""
+    DISCARD = "discard"
+    """They are stopped (`StopReason.STALE`) and their members are played anew under the new weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +59,31 @@ class RolloutLimits:
     temperature: float = 1.0
     concurrency: int = 64
     """Episodes in flight."""
+    decoding: int | Literal["auto"] | None = None
+    """Generations at one time; those with the most turns to come go first. `auto` follows the engine's load."""
+    tools: int | None = None
+    """Tool calls at one time, of all tools together."""
+    sandboxes: int | None = None
+    """Episodes at one time that hold sessions of a sandbox."""
     episode_seconds: float = 600.0
     """Hard outer deadline of one episode, teardown included."""
     step_seconds: float = 120.0
-    """Deadline of one environment step (reset, step, close)."""
+    """Deadline of one call of the environment: make, step, final judgement, close."""
+    reset_seconds: float | None = None
+    """Deadline of one reset; None: `step_seconds`."""
+    generate_seconds: float | None = None
+    """Deadline of one generation, retries not included; None: what is left of the episode."""
     engine_retries: int = 2
     """Retries of a generation that failed, with exponential back-off."""
+
+
+@dataclass(frozen=True, slots=True)
+class EnvSource:
+    """An environment among several, and how its conversations become tokens."""
+
+    make_env: Callable[[], Env]
+    """Makes one environment; it is reset for episode after episode and closed at the end."""
+    renderer: ChatRenderer
 
 
 @dataclass(slots=True)
@@ -61,6 +97,16 @@ class RolloutContext:
     limits: RolloutLimits = field(default_factory=RolloutLimits)
     on_episode: Callable[[GroupRequest, Trajectory], None] | None = None
     """Called with each episode as it finishes (store, live display), on the event loop: it must be quick."""
+    envs: Mapping[str, EnvSource] = field(default_factory=dict)
+    """Further environments by the names that requests use."""
+
+    def source(self, name: str) -> EnvSource:
+        """The environment of that name; raises `UnknownNameError`."""
+        if not name:
+            return EnvSource(self.make_env, self.renderer)
+        if name not in self.envs:
+            raise UnknownNameError(f"env={name!r} is no environment of this rollout; {nearest(name, list(self.envs))}")
+        return self.envs[name]
 
 
 class Rollout(ABC):
@@ -70,5 +116,20 @@ class Rollout(ABC):
         self.context = context
 
     @abstractmethod
-    def run(self, requests: Iterable[GroupRequest]) -> AsyncIterator[Group]:
-        """Yield finished groups in order of completion. Closing the iterator cancels what is in flight."""
+    def run(self, requests: Iterable[GroupRequest], *, wanted: int | None = None) -> AsyncIterator[Group]:
+        """Yield finished groups in order of completion. Closing the iterator cancels what is in flight.
+
+        `wanted`: how many groups to yield; `requests` is then a supply, of which only as many are begun as are still
+        wanted, so that a group that is dropped (no signal, too many failures) is replaced by the next request.
+        """
+
+    @abstractmethod
+    async def update(self, publish: Callable[[], Awaitable[str]]) -> str:
+        """Replace the engine's weights by `publish` while iterators may be open; returns what it returns.
+
+        What becomes of the episodes under way is the strategy's `in_flight` option.
+        """
+
+    @abstractmethod
+    def account(self) -> BatchAccount:
+        """Where the time of the groups went that were yielded since the last call, and starts a new account."""

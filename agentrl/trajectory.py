@@ -22,24 +22,23 @@ from agentrl.messages import Message
 
 
 class StopReason(StrEnum):
-    """Why an episode ended. Closed: every episode has exactly one."""
+    """Why an episode ended. Closed: every episode has exactly one, and `meaning` explains it to people."""
 
     TERMINATED = "terminated"
-    """The environment ended the episode with a verdict."""
     MAX_TURNS = "max_turns"
-    """The turn limit was reached; the environment judged what there was."""
     MAX_TOKENS = "max_tokens"
-    """The context limit of the rollout or of the model was reached."""
     INVALID_CALLS = "invalid_calls"
-    """The streak limit on malformed tool calls was reached; ended politely."""
     TIMEOUT = "timeout"
-    """The episode's wall-clock deadline passed. Aborted: it leaves the loss."""
     ENV_ERROR = "env_error"
-    """The environment raised. Aborted: it leaves the loss."""
     ENGINE_ERROR = "engine_error"
-    """The engine failed for good. Aborted: it leaves the loss."""
     CANCELLED = "cancelled"
-    """The manager was told to stop. Aborted: it leaves the loss."""
+    NO_SIGNAL = "no_signal"
+    STALE = "stale"
+
+    @property
+    def meaning(self) -> str:
+        """The reason in words."""
+        return _MEANING[self]
 
     @property
     def aborted(self) -> bool:
@@ -47,7 +46,44 @@ class StopReason(StrEnum):
         return self in _ABORTED
 
 
-_ABORTED = frozenset({StopReason.TIMEOUT, StopReason.ENV_ERROR, StopReason.ENGINE_ERROR, StopReason.CANCELLED})
+_MEANING = {
+    StopReason.TERMINATED: "the environment ended the episode with a verdict",
+    StopReason.MAX_TURNS: "the turn limit was reached; the environment judged what there was",
+    StopReason.MAX_TOKENS: "the context limit was reached; the environment judged what there was",
+    StopReason.INVALID_CALLS: "too many malformed tool calls in a row; the environment judged what there was",
+    StopReason.TIMEOUT: "a deadline passed; aborted",
+    StopReason.ENV_ERROR: "the environment raised; aborted",
+    StopReason.ENGINE_ERROR: "the engine failed for good; aborted",
+    StopReason.CANCELLED: "the run was told to stop; aborted",
+    StopReason.NO_SIGNAL: "its group could carry no signal any more and was stopped early; aborted",
+    StopReason.STALE: "it was under way, or sampled by too old weights, when the weights were replaced; aborted",
+}
+_ABORTED = frozenset(
+    {
+        *(StopReason.TIMEOUT, StopReason.ENV_ERROR, StopReason.ENGINE_ERROR),
+        *(StopReason.CANCELLED, StopReason.NO_SIGNAL, StopReason.STALE),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """New weights in mid-turn: the engine went on under them."""
+
+    index: int
+    """First sampled id of the turn that they produced."""
+    policy_version: int
+    weights_hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """Where an episode left another one of its group: both have the first `turns` turns in common."""
+
+    parent: int
+    """Member of the group that it was copied from."""
+    turns: int
+    """Turns that were copied, at least 1; the episode's own turns begin with this index."""
 
 
 @dataclass(slots=True)
@@ -84,6 +120,8 @@ class Turn:
     policy_version: int = 0
     weights_hash: str = ""
     """Hash of the weights that the engine served, as it reported it; empty where the engine has no weights."""
+    switches: list[Switch] = field(default_factory=list)
+    """Where other weights than these took over, in order; `versions` has the version of each token."""
     tool_error: bool = False
     parse_error: bool = False
     truncated: bool = False
@@ -91,9 +129,22 @@ class Turn:
     state_key: str | None = None
     """Hashable name of the environment state before the action (anchor states, T3)."""
     parent: str | None = None
-    """Node id of the branch point in a tree rollout."""
+    """Node id (`member.turn`, from 0) of another episode's turn that this one follows; of no other turn."""
     timings: dict[str, float] = field(default_factory=dict)
-    """Seconds by stage: `queue`, `generate`, `tool`, `env`, `tokenise`."""
+    """Seconds by stage, see `agentrl.account.STAGES`; of a copied turn of a branch: none."""
+
+    @property
+    def versions(self) -> list[int]:
+        """The policy version that sampled each id, shape (len(sampled_ids),) (B11: stamped on every token)."""
+        versions = [self.policy_version] * len(self.sampled_ids)
+        for switch in self.switches:
+            versions[switch.index :] = [switch.policy_version] * (len(versions) - switch.index)
+        return versions
+
+    @property
+    def hashes(self) -> set[str]:
+        """Hashes of all weights that sampled the turn."""
+        return {self.weights_hash, *(switch.weights_hash for switch in self.switches)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +175,10 @@ class Trajectory:
     metrics: dict[str, float] = field(default_factory=dict)
     """What the environment's verdict reports beside the reward (for example `correct`: 0.0 or 1.0)."""
     seconds: float = 0.0
+    """Wall clock from the request for a place to the end of the teardown."""
+    timings: dict[str, float] = field(default_factory=dict)
+    """Seconds by stage that belong to no turn (reset, last judgement, teardown); `agentrl.account` sums all of them."""
+    branch: Branch | None = None
     info: dict[str, Any] = field(default_factory=dict)
     """JSON-able extras: the environment's own record of the task (level, gold answer)."""
 
@@ -135,6 +190,11 @@ class Trajectory:
     @property
     def aborted(self) -> bool:
         return self.stop_reason.aborted
+
+    @property
+    def oldest_version(self) -> int | None:
+        """The policy version that its first sampled token came from, None without a turn: what staleness counts."""
+        return min((turn.policy_version for turn in self.turns), default=None)
 
     @property
     def num_policy_tokens(self) -> int:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable
 from typing import Any
 
+from agentrl.account import BatchAccount
 from agentrl.errors import ConfigError
 from agentrl.rollout import GroupRequest, Rollout, RolloutContext
 from agentrl.trajectory import Group
@@ -22,6 +23,12 @@ class IndependentChains(Rollout):
             raise ConfigError(f"rollout.strategy: independent has no option {key}={value!r}; it takes none")
         self._manager = Manager(context)
 
-    def run(self, requests: Iterable[GroupRequest]) -> AsyncGenerator[Group, None]:
+    def run(self, requests: Iterable[GroupRequest], *, wanted: int | None = None) -> AsyncGenerator[Group, None]:
         """See `Manager.run`; close the generator (`contextlib.aclosing`) to end it early."""
         return self._manager.run(requests)
+
+    async def update(self, publish: Callable[[], Awaitable[str]]) -> str:
+        return await publish()
+
+    def account(self) -> BatchAccount:
+        return BatchAccount()

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from agentrl.advantages.base import Credit, TurnTable
 from agentrl.messages import Message, Role, TextPart, ToolCall, assistant, user
-from agentrl.trajectory import Group, Row, StopReason, ToolCallRecord, Trajectory, Turn
+from agentrl.trajectory import Branch, Group, Row, StopReason, Switch, ToolCallRecord, Trajectory, Turn
 
 # -- what an engine sees: contexts and samples -------------------------------------------------------------------------
 
@@ -173,6 +173,7 @@ turns = st.builds(
     tool_error=st.booleans(),
     parse_error=st.booleans(),
     truncated=st.booleans(),
+    switches=st.lists(st.builds(Switch, st.integers(0, 5), st.integers(0, 2**40), texts), max_size=2),
     state_key=st.none() | texts,
     parent=st.none() | texts,
     timings=st.dictionaries(texts, numbers, max_size=2),
@@ -189,6 +190,8 @@ trajectories = st.builds(
     error=st.none() | texts,
     metrics=st.dictionaries(texts, numbers, max_size=2),
     seconds=numbers,
+    timings=st.dictionaries(texts, numbers, max_size=2),
+    branch=st.none() | st.builds(Branch, st.integers(0, 64), st.integers(1, 8)),
     info=st.dictionaries(texts, json_values, max_size=2),
 )
 
@@ -197,7 +200,7 @@ def bits(value: Any) -> Any:
     """`value` with its floats as bytes, so that -0.0 is not 0.0 and not-a-number equals itself."""
     if isinstance(value, float):
         return "nan" if math.isnan(value) else struct.pack("<d", value)
-    if isinstance(value, (Trajectory, Turn, ToolCallRecord)):
+    if isinstance(value, (Branch, Switch, Trajectory, Turn, ToolCallRecord)):
         return {name: bits(getattr(value, name)) for name in value.__dataclass_fields__}
     if isinstance(value, dict):
         return {key: bits(inner) for key, inner in value.items()}
@@ -240,7 +243,10 @@ def test_reward_messages_and_counts() -> None:
 
 def test_aborted_episodes_are_no_members() -> None:
     aborted = {reason for reason in StopReason if reason.aborted}
-    assert aborted == {StopReason.TIMEOUT, StopReason.ENV_ERROR, StopReason.ENGINE_ERROR, StopReason.CANCELLED}
+    assert {str(reason) for reason in aborted} == {
+        *("timeout", "env_error", "engine_error", "cancelled", "no_signal", "stale")
+    }
+    assert len({reason.meaning for reason in StopReason}) == len(StopReason)
     group = Group("g", [Trajectory("t", member=place, stop_reason=why) for place, why in enumerate(StopReason)])
     assert {StopReason(member.stop_reason) for member in group.members} == set(StopReason) - aborted
 

@@ -15,6 +15,8 @@ from enum import StrEnum
 from typing import Any
 
 from agentrl.errors import ConfigError
+from agentrl.messages import Message
+from agentrl.trajectory import Switch
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +50,38 @@ class Completion:
     """Log-probability of each id, nats, same length as `ids`."""
     finish_reason: FinishReason
     policy_version: int = 0
+    """Version of the weights that sampled the first id."""
     weights_hash: str = ""
     queue_seconds: float = 0.0
-    generate_seconds: float = 0.0
+    """Until the request began to run."""
+    prefill_seconds: float = 0.0
+    """From there to the first sampled id; 0.0 where the engine does not tell it from decoding."""
+    decode_seconds: float = 0.0
+    switches: tuple[Switch, ...] = ()
+    """Where weights published in mid-completion took over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What an engine without token ids answered (`Capabilities.tokens` is False): text, of no use for training."""
+
+    message: Message
+    finish_reason: FinishReason
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLoad:
+    """What an engine has to do at a moment; what adaptive concurrency looks at."""
+
+    running: int
+    """Requests that are being decoded."""
+    waiting: int
+    """Requests that wait for room in the engine itself."""
+    cache_used: float | None = None
+    """Part of the key-value cache in use, in [0, 1]; None where it is not known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +92,10 @@ class Capabilities:
     seeded: bool = True
     publish: bool = False
     """Weights can be replaced in place."""
+    publish_in_flight: bool = False
+    """Weights can be replaced while requests are in flight: they go on under the new ones (`Completion.switches`)."""
+    tokens: bool = True
+    """Token ids in and out, by `generate`. False: messages in and out, by `reply`, for evaluation only."""
     max_context: int | None = None
     """Longest context + completion, tokens."""
 
@@ -93,6 +128,24 @@ class Engine(ABC):
         `end_session`. Raises `EngineError`. Cancelling the awaiting task cancels the request.
         """
 
+    async def reply(
+        self,
+        messages: Sequence[Message],
+        tools: Sequence[Mapping[str, Any]],
+        sampling: Sampling,
+        *,
+        session: str | None = None,
+    ) -> Reply:
+        """The assistant's message after `messages`, with `tools` (OpenAI schemas) on offer. Raises `EngineError`.
+
+        Only for engines whose `capabilities.tokens` is False.
+        """
+        raise ConfigError(f"engine {type(self).__name__} takes token ids: call generate")
+
+    def load(self) -> EngineLoad | None:
+        """What the engine has to do now, None if it cannot tell. Cheap: it is asked many times a second."""
+        return None
+
     async def end_session(self, session: str) -> None:  # noqa: B027 - optional: an engine may have nothing to do
         """Drop what is kept for `session`. Idempotent."""
 
@@ -106,7 +159,11 @@ class Engine(ABC):
         yield
 
     async def publish(self, weights: Mapping[str, Any] | None, version: int) -> str:
-        """Serve `weights` (None: shared in place) as `version` from now on; returns the hash of what is served."""
+        """Serve `weights` (None: shared in place) as `version` from now on; returns the hash of what is served.
+
+        The hash is computed by the engine from the weights that it holds, not from what it was given, and every
+        completion carries it. Raises `EngineError` while requests are in flight, unless `publish_in_flight`.
+        """
         raise ConfigError(f"engine {type(self).__name__} cannot replace weights, so it cannot be trained against")
 
     def require(self, **needs: bool) -> None:

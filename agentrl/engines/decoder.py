@@ -49,11 +49,14 @@ class Job:
     """Set from any thread; the row is freed before the next model call."""
     enqueued: float = field(default_factory=time.perf_counter)
     admitted: float = 0.0
+    begun: float = 0.0
+    """When the first id was there."""
     finished: float = 0.0
     random: random.Random = field(default_factory=random.Random)
 
     def take(self, token: int, logprob: float) -> None:
         """Record one sampled token."""
+        self.begun = self.begun or time.perf_counter()
         self.ids.append(token)
         self.logprobs.append(logprob)
         if token in self.stop_ids:

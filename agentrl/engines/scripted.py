@@ -101,7 +101,8 @@ class ScriptedEngine(Engine):
             await self.sleep(self.latency(prompt, ids))
             if self._closed:
                 raise EngineError("the engine was closed")
-        return Completion(ids, logprobs[: len(ids)], finish, version, served, 0.0, self.clock() - began)
+        seconds = self.clock() - began
+        return Completion(ids, logprobs[: len(ids)], finish, version, served, decode_seconds=seconds)
 
     async def publish(self, weights: Mapping[str, Any] | None, version: int) -> str:
         """Report `version` and the hash of `weights` from now on; the script goes on as it was."""

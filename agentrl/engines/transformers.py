@@ -263,7 +263,8 @@ class TransformersEngine(Engine):
             policy_version=self._version,
             weights_hash=self._hash,
             queue_seconds=max(request.admitted - request.enqueued, 0.0),
-            generate_seconds=max(request.finished - request.admitted, 0.0),
+            prefill_seconds=max(request.begun - request.admitted, 0.0),
+            decode_seconds=max(request.finished - request.begun, 0.0),
         )
 
     def _wake(self) -> None:

@@ -97,7 +97,7 @@ async def test_latency_passes_by_the_given_clock(renderer: ChatRenderer) -> None
         clock=lambda: now,
     )  # fmt: skip
     completion = await engine.generate([1, 2], Sampling(max_tokens=4))
-    assert completion.generate_seconds == now == 4.0
+    assert completion.decode_seconds == now == 4.0
 
 
 async def test_failures_and_closing(renderer: ChatRenderer) -> None:
