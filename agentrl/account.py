@@ -78,6 +78,8 @@ class BatchAccount:
     """Groups that were not yielded: no signal, or too many failures."""
     replayed: int = 0
     """Episodes that were played in the place of a failed or a stale one."""
+    failed_branches: int = 0
+    """Copies that an environment could not give."""
     makespan: float = 0.0
     """Seconds that the batch took, from its first episode to its last."""
     slots: float = float("inf")

@@ -132,6 +132,7 @@ def build_learner(config: RunConfig, policy: Policy) -> Learner:
         norm=config.loss.norm,
         behaviour=config.loss.behaviour,
         temperature=config.rollout.temperature,
+        mismatch_bound=config.loss.mismatch_bound,
         optimiser=config.optimiser,
     )
 

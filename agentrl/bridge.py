@@ -17,6 +17,7 @@ from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
 from agentrl.errors import AgentRLError
+from agentrl.virtual_time import VirtualTimeLoop
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -29,6 +30,8 @@ async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs)
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
+    if isinstance(loop, VirtualTimeLoop):
+        loop.hold(future)
     call = partial(contextvars.copy_context().run, partial(function, *args, **kwargs))
 
     def deliver(result: T | None, error: BaseException | None) -> None:

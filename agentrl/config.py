@@ -104,6 +104,9 @@ class LossConfig(_Section):
     """C of `seq_mean_token_sum_norm`, one constant for the whole run."""
     behaviour: Literal["recorded", "recomputed"] = "recorded"
     """Old log-probabilities: the engine's records, or the learner's own before the first update of a batch."""
+    mismatch_bound: float | None = Field(0.1, gt=0)
+    """Most that the engine's log-probabilities may differ from the learner's under the same weights, nats a token, in
+    the mean of absolute differences over a step; more stops the run before its weights move. null: only measured."""
 
 
 class OptimiserConfig(_Section):

@@ -63,7 +63,8 @@ class Step(NamedTuple):
     """A limit ended the episode; the environment judged what there was."""
     info: dict[str, Any]
     """`tool_calls` (list of ToolCallRecord), `parse_error` (bool), `metrics` (dict, filled at the end), `stop_reason`
-    (a StopReason's value, None while the episode goes on), `state_key` (name of the state now reached)."""
+    (a StopReason's value, None while the episode goes on), `state_key` (name of the state now reached), and at the end,
+    within a rollout, `judge_seconds` (how long the verdict took)."""
 
 
 class Env(gymnasium.Env[Observation, Any], ABC):

@@ -16,6 +16,7 @@ from typing import Any, Literal
 
 from agentrl.account import BatchAccount
 from agentrl.chat import ChatRenderer
+from agentrl.components import Spec
 from agentrl.engines.base import Engine
 from agentrl.env import Env
 from agentrl.errors import UnknownNameError
@@ -78,6 +79,27 @@ class RolloutLimits:
 
 
 @dataclass(frozen=True, slots=True)
+class RolloutPolicies:
+    """What becomes of groups and episodes that do not go the usual way."""
+
+    on_failure: Spec = "minimum_group"
+    """A failure policy: `fail_fast`, `retry` (`times`), `minimum_group` (`members`), or one's own."""
+    drop_without_signal: bool = False
+    """Groups whose judged rewards are all equal are not yielded (dynamic sampling)."""
+    stop_after: int | None = None
+    """Equal rewards after which the members of a group that still play are stopped; needs `drop_without_signal`."""
+    refill: float = 4.0
+    """Most groups that are dropped for each one that is `wanted`; after that the iterator ends with fewer."""
+    in_flight: InFlight = InFlight.FINISH
+    """What a weight update does to the episodes under way."""
+    max_staleness: int | None = None
+    """Most versions that a group's oldest sample may lie behind the weights when it is yielded; None: no bound.
+    Groups begin only as far as that allows (B11) ..."""
+    groups_per_version: int = 1
+    """... with so many groups trained on in each version."""
+
+
+@dataclass(frozen=True, slots=True)
 class EnvSource:
     """An environment among several, and how its conversations become tokens."""
 
@@ -97,6 +119,7 @@ class RolloutContext:
     limits: RolloutLimits = field(default_factory=RolloutLimits)
     on_episode: Callable[[GroupRequest, Trajectory], None] | None = None
     """Called with each episode as it finishes (store, live display), on the event loop: it must be quick."""
+    policies: RolloutPolicies = field(default_factory=RolloutPolicies)
     envs: Mapping[str, EnvSource] = field(default_factory=dict)
     """Further environments by the names that requests use."""
 
@@ -124,10 +147,11 @@ class Rollout(ABC):
         """
 
     @abstractmethod
-    async def update(self, publish: Callable[[], Awaitable[str]]) -> str:
+    async def update(self, publish: Callable[[], Awaitable[str]], version: int) -> str:
         """Replace the engine's weights by `publish` while iterators may be open; returns what it returns.
 
-        What becomes of the episodes under way is the strategy's `in_flight` option.
+        `version` is what it publishes: staleness is counted from it. What becomes of the episodes under way says
+        `RolloutPolicies.in_flight`.
         """
 
     @abstractmethod

@@ -4,6 +4,9 @@ A backend (`fork`, `bubblewrap`, `docker`, `none`) is a `Sandbox`; it opens sess
 state of its earlier calls, or shell commands, in a working folder of its own. `Sandbox.run` is one call in a session
 that nobody else sees, before or after.
 
+Tools and environments ask by `open_session` and `run_apart`, which keep to the limit that a rollout has set on
+episodes with sandboxes (`agentrl.throttle`).
+
 Invariant: a backend that does not work here is refused at start (`get_sandbox`), never replaced by a weaker one. What
 the code does within its limits is an `Execution`; a session that broke one is dead and leaves nothing behind.
 """
@@ -25,6 +28,7 @@ from pydantic_core import to_json
 from agentrl import registry
 from agentrl.components import Spec, construct, split_spec
 from agentrl.errors import ConfigError
+from agentrl.throttle import sandbox_slot, sandbox_ticket
 
 Language = Literal["python", "shell"]
 NO_FILES: Mapping[str, bytes] = MappingProxyType({})
@@ -176,6 +180,30 @@ class Sandbox(ABC):
     @abstractmethod
     def close(self) -> None:
         """Kill every session and helper process that is left. Idempotent; may be called from any thread."""
+
+
+async def open_session(
+    sandbox: Sandbox, *, limits: Limits = Limits(), files: Mapping[str, bytes] = NO_FILES
+) -> Session:
+    """A session that an episode keeps from call to call: waits until the rollout has room for it.
+
+    The episode has its place until it ends, so further sessions of it do not wait. Raises `SandboxError`.
+    """
+    await sandbox_ticket()
+    return await sandbox.open(limits=limits, files=files)
+
+
+async def run_apart(
+    sandbox: Sandbox,
+    code: str,
+    *,
+    language: Language = "python",
+    limits: Limits = Limits(),
+    files: Mapping[str, bytes] = NO_FILES,
+) -> Execution:
+    """`Sandbox.run` for an episode: waits until the rollout has room, and takes a place only for as long as it runs."""
+    async with sandbox_slot():
+        return await sandbox.run(code, language=language, limits=limits, files=files)
 
 
 _shared: dict[str, Sandbox] = {}

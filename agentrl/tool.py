@@ -14,10 +14,9 @@ import copy
 import functools
 import inspect
 import re
-import time
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, cast, overload
 
@@ -30,6 +29,7 @@ from agentrl.errors import ConfigError, EnvError
 from agentrl.messages import ToolCall
 from agentrl.registry import nearest
 from agentrl.signature import checked_options, docstring_parts, json_schema, parameters_model, readable
+from agentrl.throttle import CallSlot, Places, tool_slot
 from agentrl.trajectory import ToolCallRecord
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Tool(ABC):
     """A tool. Subclasses set `name` and implement `call`, whose typed signature is the tool's schema.
 
     An instance serves one episode at a time: each environment has its own. The concurrency limit holds for all
-    instances of a class together, on one event loop.
+    instances of a class together.
     """
 
     name: str
@@ -65,7 +65,7 @@ class Tool(ABC):
     description: str = ""
     """What it is for; by default the class's docstring up to its first section."""
     timeout: float = 30.0
-    """Seconds that one call may run; its wait for the concurrency limit does not count."""
+    """Seconds that one call may run; its waits for the concurrency limit, and for a rollout's limits, do not count."""
     max_output: int = 8192
     """Characters of a result that the policy reads; the middle of a longer one is cut, with a note."""
     concurrency: int | None = None
@@ -288,6 +288,7 @@ async def call_tool(tools: Mapping[str, Tool], call: ToolCall) -> tuple[ToolResu
     """Execute one call of the policy's with the tools on offer, by name.
 
     Never raises, except `CancelledError` when the caller itself is cancelled; the tool's work is cancelled then, too.
+    The record's `queued_seconds` are its waits for the tool's own limit and for those of the rollout (`throttle`).
     """
     result, seconds, queued = await _answer(tools, call)
     limit = tools[call.name].max_output if call.name in tools else Tool.max_output
@@ -312,27 +313,37 @@ async def _answer(tools: Mapping[str, Tool], call: ToolCall) -> tuple[ToolResult
     except Exception as error:  # a validator of the tool's author
         return ToolResult(f"Error: invalid arguments: {_crash(error)}", "invalid_arguments"), 0.0, 0.0
     values = {name: getattr(arguments, name) for name in type(arguments).model_fields} | (arguments.model_extra or {})
-    asked = time.perf_counter()
-    async with _limit(called):
-        began = time.perf_counter()
-        result = await _bounded(called, values)
-        return result, time.perf_counter() - began, began - asked
+    time = asyncio.get_running_loop().time
+    asked = time()
+    async with tool_slot(_limit(called)) as slot:
+        result = await _bounded(called, values, slot)
+        queued = slot.waits.seconds()
+        return result, max(0.0, time() - asked - queued), queued
 
 
-async def _bounded(called: Tool, values: dict[str, Any]) -> ToolResult:
+async def _bounded(called: Tool, values: dict[str, Any], slot: CallSlot) -> ToolResult:
     """The call within its timeout. A coroutine that resists cancellation is left behind after a grace period."""
     task = asyncio.ensure_future(_guarded(called, values))
     try:
-        done, _ = await asyncio.wait({task}, timeout=called.timeout)
-        if done and not task.cancelled():
-            return task.result()
-        if done:
-            return ToolResult("Error: the tool was cancelled", "failed")
-        await _abandon(task)
-        return ToolResult(f"Error: the call did not finish within {called.timeout:g} seconds", "timeout")
+        if not await _in_time(task, called.timeout, slot):
+            await _abandon(task)
+            return ToolResult(f"Error: the call did not finish within {called.timeout:g} seconds", "timeout")
+        return ToolResult("Error: the tool was cancelled", "failed") if task.cancelled() else task.result()
     except asyncio.CancelledError:
         await _abandon(task)
         raise
+
+
+async def _in_time(task: asyncio.Task[ToolResult], timeout: float, slot: CallSlot) -> bool:
+    """Whether the task ends within `timeout`, its waits from now on not counted."""
+    time = asyncio.get_running_loop().time
+    end = time() + timeout - slot.waits.seconds()
+    while not task.done():
+        left = end + slot.waits.seconds() - time()
+        if left <= 0 and not slot.waits.under_way:
+            return False
+        await asyncio.wait({task}, timeout=max(left, _CLOCK_TICK))
+    return True
 
 
 async def _abandon(task: asyncio.Task[ToolResult]) -> None:
@@ -378,20 +389,18 @@ def _within(text: str, limit: int) -> str:
     return (text[: kept - tail] + note + (text[-tail:] if tail else ""))[:limit]
 
 
-def _limit(called: Tool) -> AbstractAsyncContextManager[Any]:
-    """The semaphore of the tool's class (or function) on the running event loop."""
+def _limit(called: Tool) -> Places | None:
+    """The places of the tool's class (or function)."""
     if called.concurrency is None:
-        return nullcontext()
-    loop = asyncio.get_running_loop()
-    if loop not in _semaphores:  # semaphores hold their loop, so closed ones are not collected by themselves
-        for closed in [other for other in _semaphores if other.is_closed()]:
-            del _semaphores[closed]
-    semaphores = _semaphores.setdefault(loop, {})
-    key = (called.limit_key, called.concurrency)
-    return semaphores.setdefault(key, asyncio.Semaphore(called.concurrency))
+        return None
+    with _limits_lock:
+        return _limits.setdefault((called.limit_key, called.concurrency), Places(called.concurrency))
 
 
 _CANCEL_GRACE = 1.0
 """Seconds that a cancelled call has for its clean-up before it is left behind."""
+_CLOCK_TICK = 0.05
+"""Seconds after which the clock of a call that waits for a place is looked at again, where it was about to end."""
 _abandoned: set[asyncio.Task[ToolResult]] = set()
-_semaphores: dict[asyncio.AbstractEventLoop, dict[tuple[object, int], asyncio.Semaphore]] = {}
+_limits: dict[tuple[object, int], Places] = {}
+_limits_lock = threading.Lock()

@@ -30,6 +30,7 @@ from agentrl.env import Action, AsyncEnv, Observation, Step, as_message
 from agentrl.errors import ConfigError, EnvError
 from agentrl.messages import Message, tool_result
 from agentrl.task import Episode, Task, Verdict
+from agentrl.throttle import current_episode, waited
 from agentrl.tool import Tool, ToolResult, Toolset, call_tool, resolve_tools
 from agentrl.trajectory import StopReason, ToolCallRecord
 
@@ -250,11 +251,17 @@ class ToolEnv(AsyncEnv):
         return observation, [record for _, record in answers]
 
     async def _end(self, episode: Episode, reason: StopReason, observation: Observation, reward: float) -> Step:
+        time = asyncio.get_running_loop().time
+        began, queued = time(), waited()
         verdict = await self._judge(episode, reason)
+        seconds = max(0.0, time() - began - (waited() - queued))
         total = reward + verdict.reward
         episode.rewards.append(reward)
         terminated = reason is StopReason.TERMINATED
-        return Step(observation, total, terminated, not terminated, self._info(episode, dict(verdict.metrics)))
+        info = self._info(episode, dict(verdict.metrics))
+        if current_episode() is not None:  # elsewhere the same actions give the same info, as Gymnasium wants it
+            info["judge_seconds"] = seconds
+        return Step(observation, total, terminated, not terminated, info)
 
     async def _judge(self, episode: Episode, reason: StopReason) -> Verdict:
         episode.stop_reason = reason

@@ -278,7 +278,7 @@ class Trainer:
             )
             if trained != sampled:
                 raise TrainingError(f"task {trajectory.task_id}: the rows to train on differ from the sampled ids")
-            served = {turn.weights_hash for turn in trajectory.turns}
+            served = set().union(*(turn.hashes for turn in trajectory.turns))
             if served - {self.weights_hash}:
                 raise TrainingError(f"task {trajectory.task_id}: sampled by weights {served}, not {self.weights_hash}")
 

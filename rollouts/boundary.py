@@ -12,13 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
 from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple, TypeVar
 
 from agentrl.errors import AgentRLError, ConfigError, EngineError
+from agentrl.rollout import RolloutLimits
 from agentrl.trajectory import StopReason
 
 T = TypeVar("T")
@@ -42,6 +42,8 @@ class Stage(StrEnum):
     RESET = "reset"
     STEP = "step"
     FINISH = "finish"
+    SNAPSHOT = "snapshot"
+    RESTORE = "restore"
     CLOSE = "close"
     GENERATE = "generate"
 
@@ -111,6 +113,24 @@ class Limit(NamedTuple):
     setting: str
 
 
+@dataclass(frozen=True, slots=True)
+class StageLimits:
+    """How long each call may take at most."""
+
+    reset: Limit
+    step: Limit
+    generate: Limit | None
+
+    @classmethod
+    def of(cls, limits: RolloutLimits) -> StageLimits:
+        def named(key: str) -> Limit | None:
+            seconds: float | None = getattr(limits, key)
+            return None if seconds is None else Limit(seconds, f"{key}={seconds:g}")
+
+        step = Limit(limits.step_seconds, f"step_seconds={limits.step_seconds:g}")
+        return cls(named("reset_seconds") or step, step, named("generate_seconds"))
+
+
 class Deadline:
     """When an episode must be over: play until `play`, everything until `end` (event loop's clock, seconds)."""
 
@@ -130,20 +150,16 @@ class Deadline:
         """Seconds that the episode may still play."""
         return max(0.0, self.play - self._time())
 
-    def limit(self, step_seconds: float = math.inf) -> Limit:
-        """What a call within the play may take."""
-        if step_seconds <= self.play_left():
-            return Limit(step_seconds, f"step_seconds={step_seconds:g}")
+    def limit(self, stage: Limit | None = None) -> Limit:
+        """What a call within the play may take: its stage's limit, if the episode's is not shorter."""
+        if stage is not None and stage.seconds <= self.play_left():
+            return stage
         return Limit(self.play_left(), f"episode_seconds={self.seconds:g}")
 
-    def teardown_limit(self, step_seconds: float = math.inf) -> Limit:
+    def teardown_limit(self, stage: Limit) -> Limit:
         """What closing may take: all that is left but for its cancellation."""
         seconds = self.left() - self.grace()
-        return (
-            Limit(step_seconds, f"step_seconds={step_seconds:g}")
-            if step_seconds <= seconds
-            else Limit(seconds, "teardown")
-        )
+        return stage if stage.seconds <= seconds else Limit(seconds, "teardown")
 
     def left(self) -> float:
         """Seconds until everything must be over."""

@@ -2,33 +2,35 @@
 
 Invariants: the engine is given exactly `context_ids(t)` of the record and its answer is recorded id for id; every
 random number depends on (request seed, member, turn) alone; an episode ends within `episode_seconds`, teardown
-included, with one stop reason; the engine hears of the end of every session.
+included, with one stop reason; the engine hears of the end of every session; seconds that no stage claims are idle.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from agentrl.bridge import in_thread
-from agentrl.engines.base import Completion, FinishReason, Sampling
+from agentrl.engines.base import Completion, FinishReason, Reply, Sampling
 from agentrl.env import Step
 from agentrl.errors import EngineError
 from agentrl.messages import Message
-from agentrl.rollout import GroupRequest, RolloutContext
+from agentrl.rollout import EnvSource
 from agentrl.seeding import derive_seed
 from agentrl.trajectory import StopReason, Trajectory, Turn
 
 from .boundary import Aborted, Deadline, Health, Limit, Overdue, Stage, abandon, as_data, bounded
+from .job import BranchPoint, Job, copied
+from .services import Services
 from .slot import EnvSlot
 
 T = TypeVar("T")
-Sleep = Callable[[float], Awaitable[object]]
+Branching = Callable[["Episode"], Awaitable[None]]
 
 _log = logging.getLogger(__name__)
 
@@ -38,89 +40,91 @@ LONG_TEXT = 20_000
 """Characters from which on tokenising leaves the event loop: about 10 ms of work there."""
 
 
-@dataclass(frozen=True, slots=True)
-class Job:
-    """One member of one request."""
-
-    ordinal: int
-    """Which request of the run."""
-    request: GroupRequest
-    member: int
-    session: str
-    """Name of the episode for the engine, unique in the process."""
-
-    @property
-    def seed(self) -> int:
-        """Seed of this member: of its reset, and of the seeds of its turns."""
-        return derive_seed(self.request.seed, "member", self.member)
-
-
 @dataclass(slots=True)
 class Episode:
     """The play of one job; `play` runs it once and leaves the record in `trajectory`."""
 
-    context: RolloutContext
+    services: Services
+    source: EnvSource
     job: Job
     slot: EnvSlot
     health: Health
-    sleep: Sleep
+    branching: Branching | None = None
+    """Called after each turn of an episode that goes on, before the next generation."""
     trajectory: Trajectory = field(init=False)
     deadline: Deadline = field(init=False)
+    ended: bool = field(init=False, default=False)
+    """The record is complete but for the teardown: a stop comes too late."""
+    _stopped: StopReason | None = field(init=False, default=None)
+    _context: list[int] = field(init=False, default_factory=list)
+    _state_key: str | None = field(init=False, default=None)
     _began: float = field(init=False)
     _spent: dict[str, float] = field(init=False, default_factory=dict)
-    """Seconds by stage that belong to the turn under way."""
+    """Seconds by stage that belong to the turn under way, in the end to the episode."""
     _characters: int = field(init=False, default=0)
     """Length of the conversation so far."""
 
     def __post_init__(self) -> None:
-        self.trajectory = Trajectory(self.job.request.task_id, member=self.job.member, seed=self.job.seed)
-        self.deadline = Deadline(self.context.limits.episode_seconds)
-        self._began = time.perf_counter()
+        job = self.job
+        if job.origin is None:
+            self.trajectory = Trajectory(job.request.task_id, member=job.member, seed=job.seed)
+        else:
+            self.trajectory = copied(job.origin.parent, job.member)
+        self.deadline = Deadline(self.services.limits.episode_seconds)
+        self._began = asyncio.get_running_loop().time()
 
     async def play(self) -> None:
         """Play to the end. An episode that cannot be ended is aborted data; a mistake in the program is raised."""
         try:
-            await self._play()
-        except Aborted as aborted:
-            self.abort(aborted)
-        except asyncio.CancelledError:
-            self.deadline.begin_teardown()
-            self.abort(Aborted(StopReason.CANCELLED, "the run was cancelled"))
-            raise
+            async with self.services.throttle.episode():
+                try:
+                    await self._play()
+                except Aborted as aborted:
+                    self._abort(aborted)
+                except asyncio.CancelledError:
+                    self.deadline.begin_teardown()
+                    reason = self._stopped or StopReason.CANCELLED
+                    self._abort(Aborted(reason, reason.meaning))
+                    if self._stopped is None:
+                        raise
+                    _uncancel()
+                finally:
+                    self.ended = True
+                    await self._tear_down()
         finally:
-            await self._tear_down()
+            self.trajectory.seconds = time_now() - self._began
 
-    def abort(self, aborted: Aborted) -> None:
+    def stop(self, reason: StopReason, task: asyncio.Task[Any]) -> None:
+        """End the episode that `task` plays: it becomes aborted data with that reason. Too late once it has ended."""
+        if not self.ended and self._stopped is None:
+            self._stopped = reason
+            task.cancel()
+
+    async def branch_point(self) -> BranchPoint:
+        """The state after the last turn, for others to go on from. Raises `EnvError` if it cannot be copied."""
+        with self._timed("branch"):
+            state = await self.slot.snapshot(self.deadline)
+        record = copied(self.trajectory, self.job.member)
+        return BranchPoint(record, list(self._context), state, self._state_key, self._characters)
+
+    def _abort(self, aborted: Aborted) -> None:
         """Record that the episode has no verdict."""
-        self.trajectory.stop_reason, self.trajectory.error = aborted.reason, str(aborted)
-        _log.warning(
-            "episode %d of task %s (group %s) aborted, %s: %s",
-            *(self.job.member, self.job.request.task_id, self.job.request.group_id, aborted.reason, aborted),
-        )
-
-    async def close_env(self) -> None:
-        """Close the environment as part of this episode, its worker's last: a failure costs the episode its verdict."""
-        try:
-            await self.slot.close(self.deadline)
-        except Aborted as aborted:
-            if not self.trajectory.aborted:
-                self.abort(aborted)
-        self.trajectory.seconds = time.perf_counter() - self._began
+        job, record = self.job, self.trajectory
+        record.stop_reason, record.error = aborted.reason, str(aborted)
+        say = _log.info if self._stopped else _log.warning
+        where = (job.member, job.request.task_id, job.request.group_id)
+        say("episode %d of task %s (group %s) aborted, %s: %s", *where, aborted.reason, aborted)
 
     # -- the turns -----------------------------------------------------------------------------------------------------
 
     async def _play(self) -> None:
-        record, limits, renderer = self.trajectory, self.context.limits, self.context.renderer
-        with _Watch(self._spent, "env"):
-            opening = await self.slot.reset(self.job.request.task_id, self.job.seed, self.deadline)
-        record.opening, record.info, record.env_id = opening.messages, opening.record, opening.env_id
-        context = await self._tokenise(opening.messages, renderer.opening, opening.messages)
-        state_key = opening.state_key
+        record, limits = self.trajectory, self.services.limits
+        await (self._begin() if self.job.origin is None else self._resume(self.job.origin))
         while True:
-            budget = min(limits.max_turn_tokens, self._context_limit() - len(context))
+            budget = min(limits.max_turn_tokens, self._context_limit() - len(self._context))
             if budget < 1:
                 return await self._finish(StopReason.MAX_TOKENS)
-            step = await self._turn(context, budget, state_key)
+            step = await self._turn(budget)
             if step.terminated or step.truncated:
                 ending = StopReason.TERMINATED if step.terminated else StopReason.MAX_TURNS
                 record.stop_reason = StopReason(step.info.get("stop_reason") or ending)
@@ -128,19 +132,53 @@ class Episode:
                 return
             if len(record.turns) >= limits.max_turns:
                 return await self._finish(StopReason.MAX_TURNS)
-            turn = record.turns[-1]
-            history = record.messages[: -len(turn.observation) or None]
-            following = (renderer.next_context, context, turn.sampled_ids, history, turn.observation)
-            context = await self._tokenise([turn.message, *turn.observation], *following)
-            key = step.info.get("state_key")
-            state_key = None if key is None else str(key)
+            await self._extend(step)
+            if self.branching is not None:
+                await self.branching(self)
 
-    async def _turn(self, context: list[int], budget: int, state_key: str | None) -> Step:
+    async def _begin(self) -> None:
+        """Reset the environment."""
+        record = self.trajectory
+        with self._timed("env"):
+            opening = await self.slot.reset(self.job.request.task_id, self.job.seed, self.deadline)
+        record.opening, record.info, record.env_id = opening.messages, opening.record, opening.env_id
+        self._state_key = opening.state_key
+        if self._tokens:
+            render = self.source.renderer.opening
+            self._context = await self._tokenise(opening.messages, render, opening.messages)
+
+    async def _resume(self, origin: BranchPoint) -> None:
+        """Restore the environment to the state of a branch point."""
+        with self._timed("branch"):
+            self.trajectory.env_id = await self.slot.restore(origin.state, self.deadline)
+        self._context, self._state_key, self._characters = list(origin.context), origin.state_key, origin.characters
+
+    async def _turn(self, budget: int) -> Step:
         """One generation and the environment's answer to it, recorded."""
-        completion = await self._generate(context, budget)
-        message = await self._tokenise([], self.context.renderer.parse, completion.ids)
-        prefix_turn, new_ids = self.trajectory.locate(context)
-        turn = Turn(
+        turn = await (self._sampled(budget) if self._tokens else self._replied(budget))
+        record = self.trajectory
+        job = self.job
+        if job.origin is not None and len(record.turns) == len(job.origin.parent.turns):
+            turn.parent = f"{job.origin.parent.member}.{len(record.turns) - 1}"
+        turn.state_key = self._state_key
+        record.turns.append(turn)
+        began = time_now()
+        with self._timed("env"):
+            step = await self.slot.step(turn.message, self.deadline)
+        turn.observation, turn.reward = list(step.observation), step.reward
+        turn.tool_calls = list(step.info.get("tool_calls") or ())
+        turn.tool_error = any(call.error is not None for call in turn.tool_calls)
+        turn.parse_error = bool(step.info.get("parse_error"))
+        self._divide(turn, time_now() - began, float(step.info.get("judge_seconds") or 0.0))
+        self._spent = {}
+        return step
+
+    async def _sampled(self, budget: int) -> Turn:
+        """A turn of an engine that gives token ids."""
+        completion = await self._generate(budget)
+        message = await self._tokenise([], self.source.renderer.parse, completion.ids)
+        prefix_turn, new_ids = self.trajectory.locate(self._context)
+        return Turn(
             new_ids=new_ids,
             prefix_turn=prefix_turn,
             sampled_ids=list(completion.ids),
@@ -148,69 +186,123 @@ class Episode:
             message=message,
             policy_version=completion.policy_version,
             weights_hash=completion.weights_hash,
+            switches=list(completion.switches),
             truncated=completion.finish_reason is FinishReason.LENGTH,
-            state_key=state_key,
             timings=self._spent,
         )
-        self.trajectory.turns.append(turn)
-        with _Watch(turn.timings, "env"):
-            step = await self.slot.step(message, self.deadline)
-        turn.observation, turn.reward = list(step.observation), step.reward
-        turn.tool_calls = list(step.info.get("tool_calls") or ())
-        turn.tool_error = any(call.error is not None for call in turn.tool_calls)
-        turn.parse_error = bool(step.info.get("parse_error"))
-        # Calls of one message overlap: together they cannot have taken longer than the step.
-        tool = min(sum(call.seconds for call in turn.tool_calls), turn.timings["env"])
-        turn.timings["tool"] = tool
-        turn.timings["env"] -= tool
-        self._spent = {}
-        return step
+
+    async def _replied(self, budget: int) -> Turn:
+        """A turn of an engine that gives text: no ids, no log-probabilities, of no use for training."""
+        reply = await self._reply(budget)
+        usage = self.trajectory.info.setdefault("usage", {"prompt_tokens": 0, "completion_tokens": 0})
+        usage["prompt_tokens"] += reply.prompt_tokens
+        usage["completion_tokens"] += reply.completion_tokens
+        earlier = len(self.trajectory.turns)
+        return Turn(
+            new_ids=[],
+            prefix_turn=earlier - 1 if earlier else None,
+            sampled_ids=[],
+            logprobs=[],
+            message=reply.message,
+            truncated=reply.finish_reason is FinishReason.LENGTH,
+            timings=self._spent,
+        )
+
+    async def _extend(self, step: Step) -> None:
+        """The context of the next turn."""
+        record = self.trajectory
+        turn = record.turns[-1]
+        key = step.info.get("state_key")
+        self._state_key = None if key is None else str(key)
+        if self._tokens:
+            history = record.messages[: -len(turn.observation) or None]
+            following = (self.source.renderer.next_context, self._context, turn.sampled_ids, history, turn.observation)
+            self._context = await self._tokenise([turn.message, *turn.observation], *following)
 
     async def _finish(self, reason: StopReason) -> None:
         """A limit of the rollout's ends the episode; the environment's judgement belongs to the last turn."""
-        turns = self.trajectory.turns
-        with _Watch(turns[-1].timings if turns else {}, "env"):
+        with self._timed("judge"):
             verdict = await self.slot.finish(reason, self.deadline)
-        if turns:
+        if turns := self.trajectory.turns:
             turns[-1].reward += verdict.reward
         self.trajectory.metrics = dict(verdict.metrics)
         self.trajectory.stop_reason = reason
 
     # -- the engine ----------------------------------------------------------------------------------------------------
 
-    async def _generate(self, context: Sequence[int], budget: int) -> Completion:
-        sampling = Sampling(
+    @property
+    def _tokens(self) -> bool:
+        return self.services.context.engine.capabilities.tokens
+
+    def _sampling(self, budget: int) -> Sampling:
+        return Sampling(
             max_tokens=budget,
-            temperature=self.context.limits.temperature,
-            seed=derive_seed(self.job.seed, "turn", len(self.trajectory.turns)),
-            stop_ids=self.context.renderer.stop_ids,
+            temperature=self.services.limits.temperature,
+            seed=derive_seed(self.job.sampling_seed, "turn", len(self.trajectory.turns)),
+            stop_ids=self.source.renderer.stop_ids if self._tokens else (),
         )
-        began = time.perf_counter()
-        completion = await self._with_retries(context, sampling)
-        self._spent["queue"] = completion.queue_seconds
-        self._spent["generate"] = time.perf_counter() - began - completion.queue_seconds
+
+    async def _generate(self, budget: int) -> Completion:
+        engine, sampling, session = self.services.context.engine, self._sampling(budget), self.job.session
+        began = time_now()
+        completion, waited = await self._with_retries(
+            lambda: engine.generate(self._context, sampling, session=session), began
+        )
+        stages = (completion.queue_seconds, completion.prefill_seconds, completion.decode_seconds)
+        rest = max(0.0, time_now() - began - waited - sum(stages))
+        self._add("queue", stages[0])
+        self._add("prefill", stages[1])
+        self._add("decode", stages[2])
+        if not any(stages):  # the engine keeps no books
+            self._add("decode", rest)
         return completion
 
-    async def _with_retries(self, context: Sequence[int], sampling: Sampling) -> Completion:
-        engine = self.context.engine
+    async def _reply(self, budget: int) -> Reply:
+        engine, sampling, session = self.services.context.engine, self._sampling(budget), self.job.session
+        messages, tools, began = self.trajectory.messages, self.slot.tool_schemas(), time_now()
+        reply, waited = await self._with_retries(
+            lambda: engine.reply(messages, tools, sampling, session=session), began
+        )
+        self._add("decode", time_now() - began - waited)
+        return reply
+
+    async def _with_retries(self, call: Callable[[], Any], began: float) -> tuple[Any, float]:
+        """What `call` gives, and the seconds that passed before it began for the last time."""
+        services, job = self.services, self.job
         for attempt in count():
-            call = engine.generate(context, sampling, session=self.job.session)
+            turns = len(self.trajectory.turns)
+            priority = services.forecast.remaining(job.request.env, job.request.task_id, turns)
+            asked, patience = time_now(), asyncio.timeout_at(self.deadline.play)
             try:
-                completion = await bounded(call, self.deadline.limit(), self.deadline.grace, self._abandon_call)
+                async with patience, services.generation(priority):
+                    patience.reschedule(None)  # from here on `bounded` watches
+                    self._add("queue", time_now() - asked)
+                    waited = time_now() - began
+                    limit = self.deadline.limit(services.stages.generate)
+                    answer = await bounded(call(), limit, self.deadline.grace, self._abandon_call)
             except EngineError as error:
-                if attempt >= self.context.limits.engine_retries:
+                if attempt >= services.limits.engine_retries:
                     self.health.failure(error, str(error))
                     raise as_data(Stage.GENERATE, error) from error
-                await self.sleep(min(BACKOFF_SECONDS * 2**attempt, self.deadline.play_left()))
+                await services.sleep(min(BACKOFF_SECONDS * 2**attempt, self.deadline.play_left()))
+            except TimeoutError as error:
+                if not patience.expired():
+                    raise
+                self._add("queue", time_now() - asked)
+                overdue = Overdue(f"no place within episode_seconds={self.deadline.seconds:g}")
+                raise as_data(Stage.GENERATE, overdue) from error
             except Overdue as error:
                 raise as_data(Stage.GENERATE, error) from error
             else:
                 self.health.success()
-                return completion
+                return answer, waited
         raise AssertionError("unreachable")
 
+    # -- the end -------------------------------------------------------------------------------------------------------
+
     async def _tear_down(self) -> None:
-        call = self.context.engine.end_session(self.job.session)
+        self._settle()
+        call = self.services.context.engine.end_session(self.job.session)
         try:
             limit = Limit(self.deadline.grace(), "teardown")
             await bounded(call, limit, self.deadline.grace, self._abandon_call)
@@ -219,10 +311,10 @@ class Episode:
         if self.slot.broken:
             self.deadline.begin_teardown()
             try:
-                await self.slot.close(self.deadline)
+                with self._timed("env"):
+                    await self.slot.close(self.deadline)
             except Aborted as aborted:  # the episode is aborted already, for the reason that came first
                 _log.warning("an environment that had failed could not be closed: %s", aborted)
-        self.trajectory.seconds = time.perf_counter() - self._began
 
     def _abandon_call(self, task: asyncio.Task[T]) -> None:
         _log.warning("the engine ignores a cancellation (session %s); the call is abandoned", self.job.session)
@@ -231,26 +323,62 @@ class Episode:
     # -- tokens --------------------------------------------------------------------------------------------------------
 
     def _context_limit(self) -> int:
-        own = self.context.engine.capabilities.max_context
-        return self.context.limits.max_context if own is None else min(own, self.context.limits.max_context)
+        own = self.services.context.engine.capabilities.max_context
+        limit = self.services.limits.max_context
+        return limit if own is None else min(own, limit)
 
     async def _tokenise(self, messages: Sequence[Message], function: Callable[..., T], *arguments: object) -> T:
         """Call the renderer, in a thread once the conversation, `messages` now included, is long."""
         self._characters += sum(len(message.text) for message in messages)
-        with _Watch(self._spent, "tokenise"):
+        with self._timed("tokenise"):
             if self._characters > LONG_TEXT:
                 return await in_thread(function, *arguments)
             return function(*arguments)
 
+    # -- the account ---------------------------------------------------------------------------------------------------
 
-class _Watch:
-    """Adds the seconds of a `with` block to an account."""
+    def _add(self, stage: str, seconds: float) -> None:
+        self._spent[stage] = self._spent.get(stage, 0.0) + seconds
 
-    def __init__(self, account: dict[str, float], stage: str) -> None:
-        self._account, self._stage = account, stage
+    @contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        began = time_now()
+        try:
+            yield
+        finally:
+            self._add(stage, time_now() - began)
 
-    def __enter__(self) -> None:
-        self._began = time.perf_counter()
+    def _divide(self, turn: Turn, step: float, judge: float) -> None:
+        """Divide the seconds of a step, booked under `env`, by what tools and judge report.
 
-    def __exit__(self, *_: object) -> None:
-        self._account[self._stage] = self._account.get(self._stage, 0.0) + time.perf_counter() - self._began
+        Calls of one message overlap: together they cannot have taken longer than the step.
+        """
+        parts = {
+            "tool_queue": sum(call.queued_seconds for call in turn.tool_calls),
+            "tool": sum(call.seconds for call in turn.tool_calls),
+            "judge": judge,
+        }
+        claimed = sum(parts.values())
+        scale = min(1.0, step / claimed) if claimed else 0.0
+        for stage, seconds in parts.items():
+            self._add(stage, seconds * scale)
+        self._add("env", -claimed * scale)
+
+    def _settle(self) -> None:
+        """What was measured after the last turn, or before a turn that never came, is the episode's own."""
+        turns, own = self.trajectory.turns, self.trajectory.timings
+        spent, self._spent = self._spent, own
+        if not turns or turns[-1].timings is not spent:
+            for stage, seconds in spent.items():
+                self._add(stage, seconds)
+
+
+def time_now() -> float:
+    """Seconds by the event loop's clock, which tests may drive."""
+    return asyncio.get_running_loop().time()
+
+
+def _uncancel() -> None:
+    """The cancellation was the episode's own business: the task goes on."""
+    if (task := asyncio.current_task()) is not None:
+        task.uncancel()

@@ -17,7 +17,7 @@ class IndependentChains(Rollout):
     """G independent episodes of each task, the sampling of GRPO and its kin. Has no options."""
 
     def __init__(self, context: RolloutContext, **options: Any) -> None:
-        """Raises `ConfigError` for any option, and for limits that cannot be kept."""
+        """Raises `ConfigError` for any option, and for limits and policies that cannot be kept."""
         super().__init__(context)
         for key, value in options.items():
             raise ConfigError(f"rollout.strategy: independent has no option {key}={value!r}; it takes none")
@@ -25,10 +25,12 @@ class IndependentChains(Rollout):
 
     def run(self, requests: Iterable[GroupRequest], *, wanted: int | None = None) -> AsyncGenerator[Group, None]:
         """See `Manager.run`; close the generator (`contextlib.aclosing`) to end it early."""
-        return self._manager.run(requests)
+        return self._manager.run(requests, wanted=wanted)
 
-    async def update(self, publish: Callable[[], Awaitable[str]]) -> str:
-        return await publish()
+    async def update(self, publish: Callable[[], Awaitable[str]], version: int) -> str:
+        """See `Manager.update`."""
+        return await self._manager.update(publish, version)
 
     def account(self) -> BatchAccount:
-        return BatchAccount()
+        """See `Manager.account`."""
+        return self._manager.account()

@@ -1,4 +1,6 @@
-"""EnvSlot: the environment of one worker, made when it is first needed, replaced when it failed, closed at the end.
+"""EnvSlot: a place for one environment, made when it is first needed, replaced when it failed, closed at the end.
+
+An episode has a slot for itself; between episodes slots wait in the pool of their run, by environment.
 
 Invariant: at any time a slot holds at most one environment, and every environment that was ever made here is closed:
 by `close`, or, where one of its calls ignores its cancellation, as soon as that call ends.
@@ -20,7 +22,7 @@ from agentrl.errors import EnvError
 from agentrl.messages import Message
 from agentrl.trajectory import StopReason
 
-from .boundary import Deadline, Health, Overdue, Stage, abandon, as_data, bounded
+from .boundary import Aborted, Deadline, Health, Limit, Overdue, Stage, StageLimits, abandon, as_data, bounded
 
 T = TypeVar("T")
 
@@ -40,11 +42,11 @@ class Opening(NamedTuple):
 class EnvSlot:
     """Drives one environment after the other under deadlines; failures come out as `Aborted`."""
 
-    def __init__(self, make_env: Callable[[], gymnasium.Env[Any, Any]], step_seconds: float, health: Health) -> None:
+    def __init__(self, make_env: Callable[[], gymnasium.Env[Any, Any]], limits: StageLimits, health: Health) -> None:
         """`health` is told whether environments can be made."""
         self._make_env = make_env
         self._health = health
-        self._step_seconds = step_seconds
+        self._limits = limits
         self._env: Env | None = None
         self.broken = False
         """A call failed or was cut: the state of the environment is unknown, and `close` must come before a reset."""
@@ -60,7 +62,35 @@ class EnvSlot:
 
         if self._env is None:
             await self._make(deadline)
-        return await self._call(Stage.RESET, call, deadline)
+        return await self._call(Stage.RESET, call, deadline, self._limits.reset)
+
+    def tool_schemas(self) -> list[dict[str, Any]]:
+        """The tools on offer, in the OpenAI form; after a reset."""
+        return [] if self._env is None else self._env.tool_schemas()
+
+    async def snapshot(self, deadline: Deadline) -> Any:
+        """The state of the running episode, by value. An environment that cannot be copied raises `EnvError` here."""
+        env = self._env
+        if env is None:
+            raise RuntimeError("snapshot without an environment")
+        try:
+            return await self._call(Stage.SNAPSHOT, lambda env: env.asnapshot(), deadline)
+        except Aborted as aborted:
+            if isinstance(aborted.__cause__, EnvError):  # it said so in good order: the episode itself is sound
+                self.broken = False
+                raise aborted.__cause__ from aborted
+            raise
+
+    async def restore(self, state: Any, deadline: Deadline) -> str:
+        """Continue from a snapshot, in a new environment if there is none; returns the environment's id."""
+
+        async def call(env: Env) -> str:
+            await env.arestore(state)
+            return env.spec.id if env.spec else ""
+
+        if self._env is None:
+            await self._make(deadline)
+        return await self._call(Stage.RESTORE, call, deadline, self._limits.reset)
 
     async def step(self, message: Message, deadline: Deadline) -> Step:
         """Take the assistant's message."""
@@ -97,11 +127,17 @@ class EnvSlot:
             abandon(task, _name(env))
 
         try:
-            await bounded(env.aclose(), deadline.teardown_limit(self._step_seconds), deadline.grace, abandoned)
+            await bounded(env.aclose(), deadline.teardown_limit(self._limits.step), deadline.grace, abandoned)
         except Exception as error:
             raise as_data(Stage.CLOSE, error) from error
 
-    async def _call(self, stage: Stage, call: Callable[[Env], Coroutine[Any, Any, T]], deadline: Deadline) -> T:
+    async def _call(
+        self,
+        stage: Stage,
+        call: Callable[[Env], Coroutine[Any, Any, T]],
+        deadline: Deadline,
+        limit: Limit | None = None,
+    ) -> T:
         env = self._env
         if env is None:
             raise RuntimeError(f"{stage} without an environment")
@@ -113,7 +149,7 @@ class EnvSlot:
 
         self.broken = True
         try:
-            result = await bounded(call(env), deadline.limit(self._step_seconds), deadline.grace, abandoned)
+            result = await bounded(call(env), deadline.limit(limit or self._limits.step), deadline.grace, abandoned)
         except Exception as error:
             raise as_data(stage, error) from error
         self.broken = False
@@ -123,7 +159,7 @@ class EnvSlot:
         """Make an environment in a thread: constructors load data and start processes."""
         task = asyncio.ensure_future(in_thread(lambda: ensure_env(self._make_env())))
         try:
-            limit = deadline.limit(self._step_seconds)
+            limit = deadline.limit(self._limits.step)
             await asyncio.wait({task}, timeout=limit.seconds)
             if not task.done():
                 raise Overdue(f"not done within {limit.setting}")

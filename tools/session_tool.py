@@ -23,8 +23,9 @@ from typing import Any, ClassVar, cast
 from agentrl.components import Spec
 from agentrl.errors import ConfigError, EnvError, SandboxError
 from agentrl.registry import nearest
-from agentrl.sandbox import Execution, Language, Limits, Outcome, Sandbox, Session, get_sandbox
+from agentrl.sandbox import Execution, Language, Limits, Outcome, Sandbox, Session, get_sandbox, open_session
 from agentrl.task import Episode
+from agentrl.throttle import sandbox_slot, sandbox_ticket
 from agentrl.tool import Tool, ToolResult
 
 OPENING_SECONDS = 30.0
@@ -137,6 +138,7 @@ class SessionTool(Tool):
         if not state:
             return
         tenancy = self._opened()
+        await sandbox_ticket()
         async with tenancy.turn:
             try:
                 await self._replay(tenancy, state)
@@ -169,6 +171,7 @@ class SessionTool(Tool):
             tenancy.running.discard(task)
 
     async def _in_session(self, tenancy: _Tenancy, code: str) -> ToolResult:
+        await sandbox_ticket()  # before the turn: whoever waits for that holds a slot, which this call may need
         async with tenancy.turn:
             lost = tenancy.session is not None and not tenancy.session.alive
             if lost:
@@ -187,12 +190,15 @@ class SessionTool(Tool):
         return replace(result, text=f"[{_LOST.format(what='had died')}]\n{result.text}") if lost else result
 
     async def _apart(self, tenancy: _Tenancy, code: str) -> ToolResult:
-        async with await self._backend().open(limits=tenancy.limits, files=tenancy.files) as session:
+        async with (
+            sandbox_slot(),
+            await self._backend().open(limits=tenancy.limits, files=tenancy.files) as session,
+        ):
             await self.prepare(session, tenancy.seed)
             return self._result(await self.run(session, code), tenancy.limits)
 
     async def _begin(self, tenancy: _Tenancy) -> Session:
-        session = await self._backend().open(limits=tenancy.limits, files=tenancy.files)
+        session = await open_session(self._backend(), limits=tenancy.limits, files=tenancy.files)
         tenancy.session = session
         try:
             await self.prepare(session, tenancy.seed)

@@ -1,11 +1,12 @@
 """ChatRenderer: a conversation to token ids, turn after turn, without ever touching ids that were sampled.
 
 Idea: the next context is the last context, the sampled ids, and the ids of the new messages only. What the template
-writes for new messages is had by rendering them behind a short dummy exchange and cutting off the exchange, so a turn
-costs what is new in it. At construction this difference is verified against whole renderings of probe conversations,
-apart for tool results and for user messages. Where a template rewrites history (Qwen 3 drops the thinking of turns
-before the last user message) the whole conversation is rendered anew; the new context is then no continuation of the
-old one, the training row forks, and `forks` counts it.
+writes for new messages is had by rendering the sampled text behind a short exchange and cutting both off, so a turn
+costs what is new in it. At construction it is found out, apart for tool results and for user messages, whether this
+window shows all that the whole conversation would; where it does not, the whole conversation is rendered and compared.
+Where the template would rewrite what was sampled (Qwen 3 drops the thinking of turns before the last user message,
+Llama 3 trims answers) the policy `history` decides: `template` renders anew, the new context is no continuation of the
+old one, the training row forks and `forks` counts it; `keep` continues all the same and `kept` counts it.
 
 Invariant: `next_context(c, s, ...)[: len(c) + len(s)] == c + s` in every turn that is not counted as a fork.
 """
@@ -13,22 +14,19 @@ Invariant: `next_context(c, s, ...)[: len(c) + len(s)] == c + s` in every turn t
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from agentrl.chat.template import ChatTemplate, Rendered, Tokenizer
+from agentrl.chat.template import ChatTemplate, Hiding, Rendered, Tokenizer
 from agentrl.chat.tool_calls import ToolCallFormat, tool_formats
+from agentrl.chat.traits import AUTO, DUMMY, choose_format, probe_call, read_traits, teaches
 from agentrl.errors import ChatError
 from agentrl.messages import Message, Role, ToolCall, assistant, system, tool_result, user
 
 ToolPrompt = Literal["schema", "signature", "none"]
+History = Literal["template", "keep"]
 
-_DUMMY = "dummyanswer"
-_PROBE_TOOL = {
-    "type": "function",
-    "function": {"name": "probetool", "description": "", "parameters": {"type": "object", "properties": {}}},
-}
-_PROBE_CALL = ToolCall(id="call_0", name="probetool")
-_WRAPPED = "wrapped tool result"  # never rendered: marks the user messages that the renderer made of tool results
+# Marks on messages that are never rendered: a user message that was a tool's result, an answer as it was sampled.
+_WRAPPED, _SAMPLED = "wrapped tool result", "as sampled"
 
 
 class ChatRenderer:
@@ -39,36 +37,52 @@ class ChatRenderer:
         tokenizer: Tokenizer,
         tools: Sequence[Mapping[str, Any]] = (),
         *,
-        tool_format: str = "hermes",
+        tool_format: str = AUTO,
         tool_prompt: ToolPrompt = "schema",
+        history: History = "template",
     ) -> None:
-        """`tools` are OpenAI schemas. `tool_prompt` says how the policy hears of them:
+        """`tools` are OpenAI schemas. `tool_format` names how the policy writes calls; `auto` takes the format that the
+        template itself writes or teaches, else `hermes`. `tool_prompt` says how the policy hears of the tools:
 
-        - `schema`: by the template's own tool prompt if it has one that teaches `tool_format`, else by the format's
+        - `schema`: by the template's own tool prompt if it has one that teaches the format, else by the format's
           prompt with the JSON schemas, merged into the system message;
         - `signature`: one line such as `Tools: calculator(expression: str)` and how to call, in the system message;
         - `none`: not at all.
 
+        `history` decides where the template would rewrite what was sampled: `template` shows the policy what the
+        template makes of it (the row forks), `keep` shows it what it sampled (rows never fork, but a server that
+        renders by the template shows something else).
+
         Raises `ChatError` if the tokenizer has no chat template or its template cannot render a plain conversation.
         """
-        if tool_prompt not in ("schema", "signature", "none"):
-            raise ChatError(f"tool_prompt = {tool_prompt!r}; valid: schema, signature, none")
-        self.format: ToolCallFormat = tool_formats.get(tool_format)
+        _one_of("tool_prompt", tool_prompt, ToolPrompt)
+        _one_of("history", history, History)
+        self._template = ChatTemplate(tokenizer)
+        name = choose_format(self._template) if tool_format == AUTO else tool_format
+        self.format: ToolCallFormat = tool_formats.get(name)
+        self.tool_format = name
+        """The format's name, `auto` resolved."""
+        self.history: History = history
         self.forks = 0
         """Turns so far whose context was rendered anew because the template rewrote history."""
-        self._template = ChatTemplate(tokenizer)
-        self._prompt = ""
+        self.kept = 0
+        """Turns so far that were continued as sampled although the template would have rewritten them."""
+        self.traits = read_traits(self._template, self.format)
+        """What the template can do."""
+        control = self._template.control
+        self._stops = {control[token]: token for token in self.traits.stops}
+        if tokenizer.eos_token_id is not None:
+            self._stops.setdefault(int(tokenizer.eos_token_id), self._template.decode([int(tokenizer.eos_token_id)]))
+        self.stop_ids: tuple[int, ...] = tuple(self._stops)
+        """Ids that end a turn: the token that the template ends a last answer with, that of calls, the tokenizer's."""
+        self._offered: list[dict[str, Any]] = []
+        self._style: Literal["schema", "signature"] = "schema"
         self._offer(list(tools), tool_prompt)
-        self._end_id, self._end_text = self._find_end()
-        eos = tokenizer.eos_token_id
-        self.stop_ids: tuple[int, ...] = (self._end_id,) if eos in (None, self._end_id) else (self._end_id, int(eos))
-        """Ids that end a turn: the template's end-of-turn token first, then the tokenizer's."""
-        self._tool_role = self._renders_tool_role()
-        self._appends = {role: self._verify(role) for role in (Role.TOOL, Role.USER)}
+        self._appends = self._verify()
 
     @property
     def append_only(self) -> bool:
-        """True if no turn of a conversation makes the template rewrite earlier ones (verified on probes)."""
+        """True if no probe of a conversation made the template rewrite, or write otherwise, earlier turns."""
         return all(self._appends.values())
 
     @property
@@ -78,7 +92,7 @@ class ChatRenderer:
 
     def opening(self, messages: Sequence[Message]) -> list[int]:
         """Context of the first turn: the opening messages and the generation prompt."""
-        return self._template.encode(self._render(messages, generation_prompt=True))
+        return self._template.encode(self._render(messages))
 
     def next_context(
         self,
@@ -90,132 +104,162 @@ class ChatRenderer:
         """Context of the turn after `context_ids` + `sampled_ids`.
 
         `history` is the conversation up to and including the message parsed from `sampled_ids`; `observation` is what
-        the environment answered. The end-of-turn token is put in where the sampled ids lack it (length stop). Raises
-        `ChatError` if `history` does not end with the assistant's message or the template refuses the observation.
+        the environment answered. The end-of-turn token is put in where the sampled ids lack it (length stop); one that
+        was sampled stays, whichever it is. Raises `ChatError` if `history` does not end with the assistant's message
+        or the template refuses the observation.
         """
         if not history or history[-1].role is not Role.ASSISTANT:
             raise ChatError("history must end with the assistant's message that the sampled ids stand for")
-        if not self._continues(sampled_ids, history, observation):
+        sampled = self._template.decode_after(context_ids, self._body(sampled_ids))
+        added = self._added(sampled, history, observation)
+        if added is None and self.history == "template":
             self.forks += 1
             return self.opening([*history, *observation])
+        if added is None:
+            self.kept += 1
+            added = self._apart(history[-1], observation)
         ids = [*context_ids, *sampled_ids]
-        if not sampled_ids or sampled_ids[-1] not in self.stop_ids:
-            ids.append(self._end_id)
-        return ids + self._template.encode(self._delta(observation), after=self._end_id)
+        if not sampled_ids or sampled_ids[-1] not in self._stops:
+            ids.append(self._template.control[self.traits.end])
+        return ids + self._template.encode(added, after=ids[-1])
 
     def parse(self, sampled_ids: Sequence[int]) -> Message:
         """The assistant's message that `sampled_ids` stand for, without its end-of-turn token."""
-        body = sampled_ids[:-1] if sampled_ids and sampled_ids[-1] in self.stop_ids else sampled_ids
-        content, calls = self.format.parse(self._template.decode(body))
+        content, calls = self.format.parse(self._template.decode(self._body(sampled_ids)))
         return assistant(content, calls)
 
     def turn_ids(self, message: Message) -> list[int]:
         """Ids that `message` would be sampled as, end-of-turn token included; tokenised apart from any context."""
-        return [*self._template.encode_content(self._written(message)), self._end_id]
+        hiding = self._template.hiding([message])
+        written = Rendered(self._written(hiding.message(message)), hiding)
+        end = self.traits.call_stop if message.tool_calls else self.traits.stops[0]
+        return [*self._template.encode(written), self._template.control[end]]
+
+    def _body(self, sampled_ids: Sequence[int]) -> Sequence[int]:
+        return sampled_ids[:-1] if sampled_ids and sampled_ids[-1] in self._stops else sampled_ids
 
     def _written(self, message: Message) -> str:
         return self.format.format(message.text, message.tool_calls)
 
-    def _render(self, messages: Sequence[Message], *, generation_prompt: bool, opens: bool = True) -> Rendered:
-        """Render after writing calls as text, placing the tool prompt (`opens`) and wrapping tool results."""
+    def _render(self, messages: Sequence[Message], *, opens: bool = True) -> Rendered:
+        """The template's text for `messages` and the next generation prompt; `opens` places the tool prompt."""
+        hiding = self._template.hiding(messages)
+        hidden = [hiding.message(message) for message in messages]
+        if opens and self._offered:
+            prompt = self.format.prompt([hiding.value(tool) for tool in self._offered], self._style)
+            first = hidden[0] if hidden and hidden[0].role is Role.SYSTEM else None
+            text = f"{first.text}\n\n{prompt}" if first and first.text else prompt
+            hidden[: 1 if first else 0] = [system(text)]
+        return self._template.render(self._prepared(hidden), generation_prompt=True, hiding=hiding)
+
+    def _prepared(self, messages: Sequence[Message]) -> list[Message]:
+        """The messages in the roles that the template knows, calls written as text."""
         prepared: list[Message] = []
-        for message in messages:
-            if message.role is Role.ASSISTANT:
-                prepared.append(assistant(self._written(message)))
-            elif message.role is Role.TOOL and not self._tool_role:
-                text = self.format.format_result(message.text)
-                if prepared and prepared[-1].role is Role.USER and prepared[-1].name == _WRAPPED:
-                    text = f"{prepared.pop().text}\n{text}"
-                prepared.append(Message(role=Role.USER, content=text, name=_WRAPPED))
+        for message in map(self._told, messages):
+            before = prepared[-1] if prepared and prepared[-1].role is message.role is Role.USER else None
+            if before and before.name == message.name == _WRAPPED:
+                prepared[-1] = before.model_copy(update={"content": f"{before.text}\n{message.text}"})
+            elif before and self.traits.alternates:
+                prepared[-1] = user(f"{before.text}\n\n{message.text}")
             else:
                 prepared.append(message)
-        if opens and self._prompt:
-            first = prepared[0] if prepared and prepared[0].role is Role.SYSTEM else None
-            text = f"{first.text}\n\n{self._prompt}" if first and first.text else self._prompt
-            prepared[: 1 if first else 0] = [system(text)]
-        return self._template.render(prepared, generation_prompt=generation_prompt)
+        return prepared
 
-    def _delta(self, observation: Sequence[Message]) -> Rendered:
-        """What the template writes after the end-of-turn token for `observation` and the next generation prompt."""
-        messages = [user("hi"), assistant(_DUMMY), *observation]
-        rendered = self._render(messages, generation_prompt=True, opens=False)
-        answer = rendered.text.find(_DUMMY)
-        end = rendered.text.find(self._end_text, answer) if answer >= 0 else -1
-        if end < 0:
+    def _told(self, message: Message) -> Message:
+        """One message in a role and a form that the template knows."""
+        if message.role is Role.ASSISTANT and message.name != _SAMPLED and not self.traits.structured:
+            return assistant(self._written(message))
+        if message.role is Role.TOOL and not self.traits.tool_role:
+            return Message(role=Role.USER, content=self.format.format_result(message.text), name=_WRAPPED)
+        if message.role is Role.SYSTEM and not self.traits.system_role:
+            return user(message.text)
+        return message
+
+    def _added(self, sampled: str, history: Sequence[Message], observation: Sequence[Message]) -> Rendered | None:
+        """What the template writes behind the end-of-turn token for `observation` and the next generation prompt.
+
+        None if the template would not leave the conversation before `observation` as it was sampled.
+        """
+        if self.history == "keep" or all(self._appends.get(message.role, False) for message in observation):
+            return self._behind([user("hi")], sampled, history[-1], observation, opens=False)
+        return self._behind(history[:-1], sampled, history[-1], observation)
+
+    def _behind(
+        self,
+        before: Sequence[Message],
+        sampled: str,
+        message: Message,
+        observation: Sequence[Message],
+        *,
+        opens: bool = True,
+    ) -> Rendered | None:
+        """What a rendering of all these has behind the one of `before`, the sampled text and an end-of-turn token."""
+        answer = message if self.traits.structured else Message(role=Role.ASSISTANT, content=sampled, name=_SAMPLED)
+        prefix = self._render(before, opens=opens).plain + sampled
+        whole = self._render([*before, answer, *observation], opens=opens)
+        for end in dict.fromkeys((self.traits.end, *self._stops.values())):
+            if (rest := whole.behind(prefix + end)) is not None:
+                return rest
+        return None
+
+    def _apart(self, message: Message, observation: Sequence[Message]) -> Rendered:
+        """What the template writes for `observation` behind an answer that it does not rewrite."""
+        answer = assistant(DUMMY)
+        if self.traits.structured and any(result.role is Role.TOOL for result in observation):
+            call = message.tool_calls[0] if message.tool_calls else probe_call()
+            answer = assistant("", (ToolCall(id=call.id, name=call.name or "tool", arguments=f'"{DUMMY}"'),))
+        rendered = self._render([user("hi"), _sampled(answer), *observation], opens=False)
+        _, found, rest = rendered.text.partition(DUMMY)
+        places = [rest.find(end) + len(end) for end in (self.traits.end, *self._stops.values()) if end in rest]
+        if not found or not places:
             raise ChatError("the chat template does not render an assistant's message before an observation")
-        return rendered.after(end + len(self._end_text))
-
-    def _continues(self, sampled: Sequence[int], history: Sequence[Message], observation: Sequence[Message]) -> bool:
-        """True if the template leaves the conversation before `observation` as it was sampled."""
-        if all(self._appends[Role.TOOL if message.role is Role.TOOL else Role.USER] for message in observation):
-            return True
-        body = sampled[:-1] if sampled and sampled[-1] in self.stop_ids else sampled
-        before = self._render(history[:-1], generation_prompt=True).plain + self._template.decode(body)
-        after = self._render([*history, *observation], generation_prompt=True).plain
-        return after.startswith(before + self._end_text)
+        return rendered.after(len(rendered.text) - len(rest) + min(places))
 
     def _offer(self, tools: list[Mapping[str, Any]], style: ToolPrompt) -> None:
         """Decide, by rendering, whether the template presents the tools or the system message has to."""
         if not tools or style == "none":
             return
-        if style == "schema":
-            schemas = [dict(tool) if "function" in tool else {"type": "function", "function": tool} for tool in tools]
-            if self._teaches_format():
-                self._template.tools = schemas
-                return
-            self._prompt = self.format.prompt(schemas, style)
-            return
-        self._prompt = self.format.prompt(tools, style)
+        self._style = style
+        schemas = [dict(tool) if "function" in tool else {"type": "function", "function": tool} for tool in tools]
+        if style == "schema" and teaches(self._template, self.format):
+            self._template.tools = schemas
+        else:
+            self._offered = schemas
 
-    def _teaches_format(self) -> bool:
-        """True if the template, given a tool, names it and shows this format's marker."""
-        self._template.tools = [_PROBE_TOOL]
+    def _verify(self) -> dict[Role, bool]:
+        """By role: True if observations of that role show behind one exchange what they show behind a conversation."""
+        appends = {Role.TOOL: True, Role.USER: True}
+        for opening in ([user("question")], [system("rules"), user("question")]):
+            for roles in ((Role.TOOL, Role.TOOL), (Role.USER, Role.USER), (Role.TOOL, Role.USER, Role.TOOL)):
+                history: list[Message] = list(opening)
+                for turn, role in enumerate(roles):
+                    answer = assistant("<think>\na\n</think>\n\nb" if turn else "", () if turn else (probe_call(),))
+                    history.append(answer)
+                    observation = _observed(role, f"seen {turn}")
+                    appends[role] = appends[role] and self._window_suffices(history, observation)
+                    history += observation
+        return appends
+
+    def _window_suffices(self, history: Sequence[Message], observation: Sequence[Message]) -> bool:
+        sampled = self._written(history[-1])
         try:
-            text = self._template.render([user("hi")], generation_prompt=True).text
+            window = self._behind([user("hi")], sampled, history[-1], observation, opens=False)
+            whole = self._behind(history[:-1], sampled, history[-1], observation)
         except ChatError:
             return False
-        finally:
-            self._template.tools = None
-        return "probetool" in text and self.format.marker in text
+        return window is not None and whole is not None and window.plain == whole.plain
 
-    def _find_end(self) -> tuple[int, str]:
-        """The control token that the template writes right after an assistant's message."""
-        text = self._template.render([user("hi"), assistant(_DUMMY)], generation_prompt=False).text
-        _, found, rest = text.partition(_DUMMY)
-        places = [(rest.find(token), -len(token), token) for token in self._template.control if token and token in rest]
-        if not found or not places:
-            raise ChatError("the chat template does not end an assistant's message with a special token")
-        token = min(places)[2]
-        return self._template.control[token], token
 
-    def _renders_tool_role(self) -> bool:
-        """True if the template shows a tool's answer under the role `tool`."""
-        call = assistant(self.format.format("", (_PROBE_CALL,)))
-        messages = [user("hi"), call, tool_result("probe result", "call_0", "probetool")]
-        try:
-            return "probe result" in self._template.render(messages, generation_prompt=True).text
-        except ChatError:
-            return False
+def _sampled(answer: Message) -> Message:
+    return answer if answer.tool_calls else answer.model_copy(update={"name": _SAMPLED})
 
-    def _verify(self, role: Role) -> bool:
-        """True if deltas behind sampled answers add up to the whole rendering, for observations of `role`."""
-        call = self.format.format("<think>\na\n</think>\n\n", (_PROBE_CALL,))
-        probes = (("one", "two"), (call, "<think>\nb\n</think>\n\ntwo"))
-        return all(self._verify_answers(role, *answers) for answers in probes)
 
-    def _verify_answers(self, role: Role, first: str, second: str) -> bool:
-        def observe(text: str) -> list[Message]:
-            if role is Role.USER:
-                return [user(text)]
-            return [tool_result(f"{text} a", "call_0", "probetool"), tool_result(f"{text} b", "call_1", "probetool")]
+def _observed(role: Role, text: str) -> list[Message]:
+    if role is Role.USER:
+        return [user(text)]
+    return [tool_result(f"{text} {letter}", "callprobe", "probetool") for letter in "ab"]
 
-        opening = [user("question")]
-        grown = self._render(opening, generation_prompt=True).plain
-        messages: list[Message] = list(opening)
-        try:
-            for answer, answered in ((first, observe("red")), (second, observe("blue"))):
-                grown += answer + self._end_text + self._delta(answered).plain
-                messages += [assistant(answer), *answered]
-            return grown == self._render(messages, generation_prompt=True).plain
-        except ChatError:
-            return False
+
+def _one_of(key: str, value: str, kind: Any) -> None:
+    if value not in get_args(kind):
+        raise ChatError(f"{key} = {value!r}; valid: {', '.join(get_args(kind))}")

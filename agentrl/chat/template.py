@@ -1,24 +1,29 @@
 """One tokenizer with its chat template: messages to text, text to ids, safely.
 
-Invariant: the control tokens of a rendered text are the template's own. Where a message's content spells one
-(`<|im_start|>` in a tool's answer, say) it is replaced by a placeholder before the template runs and encoded as plain
-characters afterwards; all other text is encoded together, so that harmless conversations get the template's usual ids.
-Encoding is safe across threads.
+Invariant: the control tokens of a rendered text are the template's own or the tool-call format's. Where a message, a
+call's arguments or a tool's schema spells one (`<|im_start|>` in a tool's answer, say) it is replaced by a placeholder
+before the template runs and encoded as plain characters afterwards; all other text is encoded together, so that
+harmless conversations get the template's usual ids. Encoding is safe across threads.
 """
 
 from __future__ import annotations
 
+import json
 import re
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from agentrl.errors import ChatError
-from agentrl.messages import Message, Role
+from agentrl.messages import Message, Role, ToolCall
 
 _ENCODING = threading.Lock()
 """Held while a tokenizer encodes: `split_special_tokens` switches a state that all calls of the tokenizer share."""
+
+
+_FRAME = re.compile(r"<[|\uff5c].*[|\uff5c]>")
+"""Shape of an added token that frames turns; some vocabularies (DeepSeek's) do not flag theirs as special."""
 
 
 class Tokenizer(Protocol):
@@ -38,30 +43,71 @@ class Tokenizer(Protocol):
     def apply_chat_template(self, conversation: list[dict[str, Any]], **options: Any) -> Any: ...
 
 
+class Hiding:
+    """Takes control tokens out of texts: `spans[i]` is what the i-th placeholder stands for."""
+
+    def __init__(self, control: re.Pattern[str], texts: Iterable[str] = ()) -> None:
+        """`texts` are all that will be hidden or rendered: the placeholders are words that none of them contains."""
+        self.spans: list[str] = []
+        self._control = control
+        self._nonce = _unused("xctl", list(texts))
+        self.placeholder = re.compile(re.escape(self._nonce) + r"(\d+)x")
+
+    def text(self, text: str) -> str:
+        """The text with a placeholder for every control token that it spells."""
+        return self._control.sub(self._hide, text)
+
+    def message(self, message: Message) -> Message:
+        """The message with its content and its calls hidden."""
+        if not any(self._control.search(text) for text in texts_of(message)):
+            return message
+        calls = tuple(self._call(call) for call in message.tool_calls)
+        name = self.text(message.name) if message.name else None
+        return message.model_copy(update={"content": self.text(message.text), "tool_calls": calls, "name": name})
+
+    def value(self, value: Any) -> Any:
+        """A JSON value (a tool's schema) with its strings hidden."""
+        if isinstance(value, str):
+            return self.text(value)
+        if isinstance(value, dict):
+            return {self.text(str(key)): self.value(item) for key, item in value.items()}
+        return [self.value(item) for item in value] if isinstance(value, list | tuple) else value
+
+    def _hide(self, match: re.Match[str]) -> str:
+        self.spans.append(match[0])
+        return f"{self._nonce}{len(self.spans) - 1}x"
+
+    def _call(self, call: ToolCall) -> ToolCall:
+        return call.model_copy(update={"name": self.text(call.name), "arguments": self.text(_unescaped(call))})
+
+
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """A rendered conversation in which `spans[i]` stands for the placeholder `mark(i)`."""
+    """A rendered conversation with placeholders for what its contents spell."""
 
     text: str
-    nonce: str
-    spans: tuple[str, ...] = ()
-
-    def after(self, position: int) -> Rendered:
-        """The part that starts at character `position` of the text with placeholders."""
-        return Rendered(self.text[position:], self.nonce, self.spans)
+    hiding: Hiding
 
     @property
     def plain(self) -> str:
         """The text with its contents in full, as the template alone would give it."""
-        return _placeholder(self.nonce).sub(lambda match: self.spans[int(match[1])], self.text)
+        return self.hiding.placeholder.sub(lambda match: self.hiding.spans[int(match[1])], self.text)
 
+    def after(self, position: int) -> Rendered:
+        """The part that starts at character `position` of the text with placeholders."""
+        return Rendered(self.text[position:], self.hiding)
 
-def _mark(nonce: str, index: int) -> str:
-    return f"{nonce}{index}x"
-
-
-def _placeholder(nonce: str) -> re.Pattern[str]:
-    return re.compile(re.escape(nonce) + r"(\d+)x")
+    def behind(self, prefix: str) -> Rendered | None:
+        """What follows `prefix` in the plain text, None if that does not start with it."""
+        if not self.plain.startswith(prefix):
+            return None
+        hidden = plain = 0
+        for match in self.hiding.placeholder.finditer(self.text):
+            if plain + match.start() - hidden >= len(prefix):
+                break
+            plain += match.start() - hidden + len(self.hiding.spans[int(match[1])])
+            hidden = match.end()
+        return self.after(hidden + len(prefix) - plain) if plain <= len(prefix) else None
 
 
 class ChatTemplate:
@@ -78,72 +124,66 @@ class ChatTemplate:
         self.tokenizer = tokenizer
         self.tools: list[dict[str, Any]] | None = None
         """Schemas handed to the template at each rendering; None where the template does not present tools."""
-        added = {str(token): index for index, token in tokenizer.added_tokens_decoder.items() if token.special}
+        tokens = [(str(token), index, token.special) for index, token in tokenizer.added_tokens_decoder.items()]
+        added = {token: index for token, index, special in tokens if special or _FRAME.fullmatch(token)}
         named = {token: int(tokenizer.convert_tokens_to_ids(token)) for token in tokenizer.all_special_tokens}
         self.control: dict[str, int] = {**added, **named}
         """Control tokens, text to id."""
         longest_first = sorted(self.control, key=len, reverse=True)
-        self._control_pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+        self.control_pattern = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
 
-    def render(self, messages: Sequence[Message], *, generation_prompt: bool) -> Rendered:
-        """The template's text for `messages`; raises `ChatError` if the template refuses them."""
-        contents = [message.text for message in messages]
-        nonce = _unused("xctl", contents)
-        spans: list[str] = []
+    def hiding(self, messages: Sequence[Message]) -> Hiding:
+        """Placeholders that are safe in a rendering of `messages`."""
+        texts = [text for message in messages for text in texts_of(message)]
+        return Hiding(self.control_pattern, [*texts, json.dumps(self.tools, ensure_ascii=False)])
 
-        def hide(match: re.Match[str]) -> str:
-            spans.append(match[0])
-            return _mark(nonce, len(spans) - 1)
+    def render(
+        self, messages: Sequence[Message], *, generation_prompt: bool, hiding: Hiding | None = None
+    ) -> Rendered:
+        """The template's text for `messages`; raises `ChatError` if the template refuses them.
 
-        hidden = [self._control_pattern.sub(hide, content) for content in contents]
-        text = self._apply(messages, hidden, generation_prompt)
-        return Rendered(text, nonce, tuple(spans))
-
-    def _apply(self, messages: Sequence[Message], contents: Sequence[str], generation_prompt: bool) -> str:
-        wire: list[dict[str, Any]] = []
-        for message, content in zip(messages, contents, strict=True):
-            entry: dict[str, Any] = {"role": str(message.role), "content": content}
-            if message.role is Role.TOOL:
-                entry |= {"tool_call_id": message.tool_call_id or "", "name": message.name or ""}
-            wire.append(entry)
+        `hiding` is what the messages' contents were hidden by; None for probes, which spell no control token.
+        """
+        hiding = hiding or Hiding(self.control_pattern)
+        tools = self.tools and [hiding.value(tool) for tool in self.tools]
         try:
             text: str = self.tokenizer.apply_chat_template(
-                wire, tools=self.tools, tokenize=False, add_generation_prompt=generation_prompt
+                [_wire(message) for message in messages],
+                tools=tools,
+                tokenize=False,
+                add_generation_prompt=generation_prompt,
             )
         except Exception as error:  # a template is somebody else's program: whatever it raises is its refusal
             roles = ", ".join(str(message.role) for message in messages)
             reason = " ".join(str(error).split())
             raise ChatError(f"the chat template refuses messages with the roles {roles}: {reason}") from error
-        return text
+        return Rendered(text, hiding)
 
     def encode(self, rendered: Rendered, *, after: int | None = None) -> list[int]:
         """Ids of a rendered text, no special tokens added.
 
-        `after` is the control token that stands right before the text in its context: tokenizers that treat the start
-        of a text, or what follows a special token, in their own way then see the text where it will be.
+        `after` is the token that stands right before the text in its context: tokenizers that treat the start of a
+        text, or what follows a special token, in their own way then see the text where it will be.
         """
-        pieces = _placeholder(rendered.nonce).split(rendered.text)
+        pieces = rendered.hiding.placeholder.split(rendered.text)
         ids: list[int] = []
         for index, piece in enumerate(pieces):
             if index % 2:
-                ids += self._encode_plain(rendered.spans[int(piece)])
+                ids += self._encode_plain(rendered.hiding.spans[int(piece)])
             elif piece:
                 ids += self._encode_after(piece, after) if index == 0 and after is not None else self._encode(piece)
         return ids
-
-    def encode_content(self, text: str) -> list[int]:
-        """Ids of a message's content, control tokens spelled in it as plain characters."""
-        ids: list[int] = []
-        position = 0
-        for match in self._control_pattern.finditer(text):
-            ids += self._encode(text[position : match.start()]) + self._encode_plain(match[0])
-            position = match.end()
-        return ids + self._encode(text[position:])
 
     def decode(self, ids: Sequence[int]) -> str:
         """The text of `ids`, control tokens included."""
         text = self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
         return str(text)
+
+    def decode_after(self, before: Sequence[int], ids: Sequence[int]) -> str:
+        """The text of `ids` where it stands, behind `before`: some decoders drop a space that begins a text."""
+        anchor = list(before[-1:])
+        whole, dropped = self.decode([*anchor, *ids]), self.decode(anchor) if anchor else ""
+        return whole.removeprefix(dropped) if whole.startswith(dropped) else self.decode(ids)
 
     def _encode(self, text: str) -> list[int]:
         if not text:
@@ -165,6 +205,40 @@ class ChatTemplate:
         # A vocabulary that holds the whole control token as an ordinary word: only single characters are safe.
         spelled = [token for character in text for token in self._encode(character)]
         return [token for token in spelled if token not in forbidden]
+
+
+def texts_of(message: Message) -> list[str]:
+    """Every text of a message that a template may write."""
+    calls = [text for call in message.tool_calls for text in (call.name, _unescaped(call))]
+    return [message.text, message.name or "", *calls]
+
+
+def _wire(message: Message) -> dict[str, Any]:
+    entry: dict[str, Any] = {"role": str(message.role), "content": message.text}
+    if message.role is Role.TOOL:
+        entry |= {"tool_call_id": message.tool_call_id or "", "name": message.name or ""}
+    if message.tool_calls:
+        entry["tool_calls"] = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": _loaded(call.arguments)}}
+            for call in message.tool_calls
+        ]
+    return entry
+
+
+def _loaded(arguments: str) -> Any:
+    """The value of a call's arguments; a text that is no JSON stands for itself."""
+    try:
+        return json.loads(arguments)
+    except (ValueError, RecursionError):
+        return arguments
+
+
+def _unescaped(call: ToolCall) -> str:
+    """The arguments with escapes such as `\\u003c` resolved where they may spell a control token."""
+    if "\\u" not in call.arguments or (value := _loaded(call.arguments)) is call.arguments:
+        return call.arguments
+    text = json.dumps(value, ensure_ascii=False)
+    return call.arguments if any("\ud800" <= character <= "\udfff" for character in text) else text
 
 
 def _unused(stem: str, contents: Sequence[str]) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from agentrl.cli import doctor, envs, evaluate, models, recipes, report, tools, train
+from agentrl.cli import doctor, envs, evaluate, models, recipes, replay, report, tools, train
 from agentrl.cli.output import examples
 
 app = typer.Typer(
@@ -42,5 +42,6 @@ app.add_typer(envs.app, name="envs")
 app.add_typer(tools.app, name="tools")
 app.add_typer(recipes.app, name="recipes")
 app.add_typer(models.app, name="models")
+app.command("replay", epilog=replay.EXAMPLES)(replay.replay_command)
 app.command("report", epilog=report.EXAMPLES)(report.report_command)
 app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor_command)

@@ -94,6 +94,8 @@ class Capabilities:
     """Weights can be replaced in place."""
     publish_in_flight: bool = False
     """Weights can be replaced while requests are in flight: they go on under the new ones (`Completion.switches`)."""
+    lockstep: bool = False
+    """Nothing is decoded while an announced client has no request pending (`Engine.client`)."""
     tokens: bool = True
     """Token ids in and out, by `generate`. False: messages in and out, by `reply`, for evaluation only."""
     max_context: int | None = None

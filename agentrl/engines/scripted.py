@@ -5,28 +5,29 @@ A policy answers each prompt with text, ids, or a table of weighted replies. A t
 a reply is drawn from it token by token with the request's seed, so its log-probabilities are the exact conditional
 ones, at the request's temperature.
 
-Invariant: what `generate` returns is determined by the prompt, the sampling and the policy alone, whatever the timing.
+Invariant: the ids and log-probabilities that `generate` returns are determined by the prompt, the sampling and the
+policy alone, whatever the timing; a latency model decides only how long they take and where new weights take over.
 """
 
 from __future__ import annotations
 
-import asyncio
 import math
 import random
-import time
 from bisect import bisect_right
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
 from agentrl.chat import ChatRenderer
 from agentrl.chat.template import Tokenizer
-from agentrl.engines.base import Capabilities, Completion, Engine, FinishReason, Sampling
+from agentrl.engines.base import Capabilities, Completion, Engine, EngineLoad, FinishReason, Sampling
+from agentrl.engines.latency import Batch, Given, Job, Latency
 from agentrl.engines.weights import weights_hash
 from agentrl.errors import ConfigError, EngineError
 from agentrl.messages import assistant
 from agentrl.registry import engines
+from agentrl.trajectory import Switch
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,24 @@ class ScriptedReply:
 Reply = str | Sequence[int] | ScriptedReply | Mapping[str, float]
 """What a policy may answer: a certain reply (log-probability 0.0 a token), or texts with their weights."""
 Policy = Callable[[list[int], Sampling], Reply]
-Latency = Callable[[Sequence[int], Sequence[int]], float]
+
+
+@dataclass(eq=False, slots=True)
+class _Request:
+    """A completion that a latency model holds back, and the weights that sample it."""
+
+    job: Job
+    version: int
+    served: str
+    switches: list[Switch] = field(default_factory=list)
+
+    def switch(self, sampled: int, version: int, served: str) -> None:
+        """New weights after `sampled` tokens."""
+        if sampled == 0:
+            self.version, self.served = version, served
+        elif sampled < self.job.tokens:
+            self.switches = [switch for switch in self.switches if switch.index < sampled]
+            self.switches.append(Switch(sampled, version, served))
 
 
 @engines.register("scripted")
@@ -54,26 +72,24 @@ class ScriptedEngine(Engine):
         codec: ChatRenderer | Tokenizer,
         policy: Policy,
         *,
-        latency: Latency | None = None,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-        clock: Callable[[], float] = time.perf_counter,
+        latency: Latency | Batch | Callable[[Sequence[int], Sequence[int]], float] | None = None,
         max_context: int | None = None,
+        publish_in_flight: bool = True,
     ) -> None:
         """`codec` encodes text replies; its end-of-turn ids are the engine's.
 
         `policy` is called with the prompt's ids and the sampling; an `EngineError` that it raises is the engine's
-        failure. `latency` gives the seconds that a prompt and its completion take; they pass by `sleep` and are
-        measured by `clock`.
+        failure. `latency` is what completions cost; a function gives the seconds of a prompt and its completion.
+        Without it every answer is there at once. `publish_in_flight=False` refuses new weights while it is not.
         """
         self.codec = codec
         self.policy = policy
-        self.latency = latency
-        self.sleep = sleep
-        self.clock = clock
+        self.batch = _batch(latency)
         self.stop_ids = codec.stop_ids if isinstance(codec, ChatRenderer) else _end_of_text(codec)
-        self.capabilities = Capabilities(publish=True, max_context=max_context)
+        self.capabilities = Capabilities(publish=True, publish_in_flight=publish_in_flight, max_context=max_context)
         self.calls: list[tuple[list[int], Sampling, str | None]] = []
         """Every request so far: prompt, sampling, session."""
+        self._requests: set[_Request] = set()
         self._version = 0
         self._hash = weights_hash({})
         self._closed = False
@@ -83,8 +99,10 @@ class ScriptedEngine(Engine):
         self._closed = False
 
     async def close(self) -> None:
-        """Refuse requests from now on; those that are waiting fail. Idempotent."""
+        """Refuse requests from now on; those that are in flight fail. Idempotent."""
         self._closed = True
+        if self.batch is not None:
+            self.batch.fail("the engine was closed")
 
     async def generate(
         self, prompt_ids: Sequence[int], sampling: Sampling, *, session: str | None = None
@@ -92,22 +110,43 @@ class ScriptedEngine(Engine):
         """See `Engine.generate`."""
         if self._closed:
             raise EngineError("the engine was closed")
-        prompt, began = list(prompt_ids), self.clock()
+        prompt = list(prompt_ids)
         self.calls.append((prompt, sampling, session))
-        version, served = self._version, self._hash
         ids, logprobs = self._reply(self.policy(prompt, sampling), sampling)
         ids, finish = self._cut(ids, len(prompt), sampling)
-        if self.latency is not None:
-            await self.sleep(self.latency(prompt, ids))
-            if self._closed:
-                raise EngineError("the engine was closed")
-        seconds = self.clock() - began
-        return Completion(ids, logprobs[: len(ids)], finish, version, served, decode_seconds=seconds)
+        logprobs = logprobs[: len(ids)]
+        if self.batch is None:
+            return Completion(ids, logprobs, finish, self._version, self._hash)
+        request = await self._pass_time(self.batch, prompt, ids, sampling.seed)
+        queued, prefill, decode = request.job.seconds
+        version, served, switches = request.version, request.served, tuple(request.switches)
+        return Completion(ids, logprobs, finish, version, served, queued, prefill, decode, switches)
+
+    def load(self) -> EngineLoad:
+        """See `Engine.load`."""
+        return EngineLoad(self.batch.running, self.batch.waiting) if self.batch else EngineLoad(0, 0)
 
     async def publish(self, weights: Mapping[str, Any] | None, version: int) -> str:
-        """Report `version` and the hash of `weights` from now on; the script goes on as it was."""
+        """Report `version` and the hash of `weights` from now on; the script goes on as it was.
+
+        Completions in flight record where the change found them (`Completion.switches`).
+        """
+        if self._requests and not self.capabilities.publish_in_flight:
+            raise EngineError(f"weights cannot be published while {len(self._requests)} requests are in flight")
         self._version, self._hash = version, weights_hash(weights or {})
+        for request in self._requests:
+            assert self.batch is not None, "only a latency model holds requests back"
+            request.switch(self.batch.decoded(request.job), version, self._hash)
         return self._hash
+
+    async def _pass_time(self, batch: Batch, prompt: list[int], ids: list[int], seed: int | None) -> _Request:
+        request = _Request(batch.submit(prompt, ids, seed), self._version, self._hash)
+        self._requests.add(request)
+        try:
+            await batch.finish(request.job)
+        finally:
+            self._requests.discard(request)
+        return request
 
     def _reply(self, reply: Reply, sampling: Sampling) -> tuple[list[int], list[float]]:
         if isinstance(reply, Mapping):
@@ -165,6 +204,12 @@ def _choose(masses: Mapping[int, float], temperature: float, uniform: float) -> 
     place = bisect_right(list(accumulate(weights.values())), uniform * total)
     token = list(weights)[min(place, len(weights) - 1)]
     return token, math.log(weights[token] / total)
+
+
+def _batch(latency: Latency | Batch | Callable[[Sequence[int], Sequence[int]], float] | None) -> Batch | None:
+    if latency is None or isinstance(latency, Batch):
+        return latency
+    return Batch(latency if isinstance(latency, Latency) else Given(latency))
 
 
 def _end_of_text(tokenizer: Tokenizer) -> tuple[int, ...]:

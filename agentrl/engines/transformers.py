@@ -116,7 +116,7 @@ class TransformersEngine(Engine):
         self.model = model
         self.stop_ids = tuple(stop_ids)
         self.deterministic = deterministic
-        self.capabilities = Capabilities(publish=True, max_context=self.max_context)
+        self.capabilities = Capabilities(publish=True, lockstep=deterministic, max_context=self.max_context)
         self._served = model if dtype is None or getattr(torch, dtype) == model.dtype else _copy(model, dtype)
         self.decoder = BatchDecoder(self._served, max_slots=max_slots, num_layers=config.num_hidden_layers)
         self._vocabulary = int(model.get_input_embeddings().num_embeddings)

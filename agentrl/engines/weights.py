@@ -15,25 +15,38 @@ from typing import Any
 
 def weights_hash(weights: Mapping[str, Any]) -> str:
     """SHA-256, 64 hexadecimal digits, over names, types, shapes and bytes of tensors, arrays or bytes-like values."""
-    names = sorted(weights)
+    return digests_hash(tensor_digests(weights))
+
+
+def tensor_digests(weights: Mapping[str, Any]) -> dict[str, str]:
+    """The SHA-256 of each value by itself: what two processes compare to say which tensor differs."""
     with ThreadPoolExecutor(os.cpu_count() or 1) as pool:
-        digests = list(pool.map(lambda name: _digest(weights[name]), names))
+        return dict(zip(weights, pool.map(_digest, weights.values()), strict=True))
+
+
+def digests_hash(digests: Mapping[str, str]) -> str:
+    """The `weights_hash` of the tensors with these `tensor_digests`."""
     total = hashlib.sha256()
-    for name, digest in zip(names, digests, strict=True):
-        total.update(f"{name}\0{digest}\n".encode())
+    for name in sorted(digests):
+        total.update(f"{name}\0{digests[name]}\n".encode())
     return total.hexdigest()
+
+
+def distinct(weights: Mapping[str, Any]) -> dict[str, Any]:
+    """The tensors of a torch state, each once, under the first of its names."""
+    seen: set[tuple[int, tuple[int, ...]]] = set()
+    first: dict[str, Any] = {}
+    for name, tensor in weights.items():
+        key = (tensor.data_ptr(), tuple(tensor.shape))
+        if key not in seen or tensor.numel() == 0:
+            seen.add(key)
+            first[name] = tensor
+    return first
 
 
 def module_hash(module: Any) -> str:
     """`weights_hash` of a torch module: every parameter and persistent buffer once, however many names it has."""
-    seen: set[tuple[int, tuple[int, ...]]] = set()
-    weights: dict[str, Any] = {}
-    for name, tensor in module.state_dict().items():
-        key = (tensor.data_ptr(), tuple(tensor.shape))
-        if key not in seen or tensor.numel() == 0:
-            seen.add(key)
-            weights[name] = tensor
-    return weights_hash(weights)
+    return weights_hash(distinct(module.state_dict()))
 
 
 def _digest(value: Any) -> str:

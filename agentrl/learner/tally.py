@@ -51,6 +51,12 @@ class Tally:
         largest = float(log_ratio.abs().max()) if len(log_ratio) else 0.0
         self._largest["mismatch/max_abs"] = max(largest, self._largest.get("mismatch/max_abs", 0.0))
 
+    @property
+    def mismatch(self) -> float | None:
+        """`mismatch/mean_abs` so far, nats a token; None where nothing was compared."""
+        count = self._counts["mismatch/mean_abs"]
+        return self._sums["mismatch/mean_abs"] / count if count else None
+
     @contextmanager
     def timed(self, part: str) -> Iterator[None]:
         """Add the wall-clock time of the block to `seconds/<part>`."""

@@ -2,7 +2,8 @@
 
 Denominators come from the whole batch of an optimiser step before a micro-batch is cut, so loss and gradient do not
 depend on how many micro-batches there are. Invariants: observation tokens enter as context and nowhere else; a loss or
-gradient that is not finite steps nothing; the same inputs give the same bits on one CPU.
+gradient that is not finite, or log-probabilities that are not those of the engine, step nothing; the same inputs give
+the same bits on one CPU.
 """
 
 from __future__ import annotations
@@ -58,9 +59,13 @@ class Learner:
         norm: float | None = None,
         behaviour: Literal["recorded", "recomputed"] = "recorded",
         temperature: float = 1.0,
+        mismatch_bound: float | None = None,
         optimiser: OptimiserConfig | None = None,
     ) -> None:
         """`temperature` is the rollout's: ratios compare like with like.
+
+        `mismatch_bound` (nats a token) refuses a batch whose recorded log-probabilities are further than that from the
+        learner's own under the same weights, in the mean of absolute differences.
 
         `behaviour="recomputed"` replaces the engine's records by the learner's own log-probabilities before the first
         step, so that ratios start at exactly 1 whatever the engine's precision. It costs one more forward pass over
@@ -73,6 +78,7 @@ class Learner:
         self.reduction, self.norm = reduction, norm
         self.recompute = behaviour == "recomputed"
         self.temperature = temperature
+        self.mismatch_bound = mismatch_bound
         self.config = optimiser or OptimiserConfig()
         self.optimiser = build_optimiser(policy.trainable(), self.config)
         self.steps = 0
@@ -93,7 +99,8 @@ class Learner:
         advantage is 0 and no regulariser acts is counted (`update/skipped_steps`) and not taken; single trajectories
         of that kind are left out of the passes, not of the denominators. Returns metrics; `loss` and `grad_norm` are
         means over the steps, `mismatch/*` compare the learner with the engine's records before any step, and
-        `seconds/update/*` add up to the call. Raises `TrainingError`.
+        `seconds/update/*` add up to the call. Raises `TrainingError`, with the weights as they were where the mismatch
+        is above its bound.
         """
         tally = Tally()
         with tally.timed("update/prepare"):
@@ -103,15 +110,17 @@ class Learner:
         with tally.timed("update/score"):
             for step in steps:
                 self._prescore(step, tally, several)
+            self._check_mismatch(tally)
         done = itertools.count(1)
 
         def tick() -> None:
             if progress:
                 progress(next(done), passes)
 
-        for epoch in range(self.config.epochs):
-            for number, step in enumerate(steps):
-                fresh = epoch == 0 and number == 0 and not (several and self.recompute)
+        begun_with = self.steps
+        for _ in range(self.config.epochs):
+            for step in steps:
+                fresh = self.steps == begun_with and not (several and self.recompute)
                 self._take(step, tally, fresh, self.recompute and not several, tick)
         return {**tally.metrics(), **self._counts(steps), "lr": self.optimiser.param_groups[0]["lr"]}
 
@@ -188,11 +197,26 @@ class Learner:
                 share.backward()  # type: ignore[no-untyped-call]
             tick()
         tally.add("loss", loss)
+        if fresh:
+            self._check_mismatch(tally)
         if step.bins:
             with tally.timed("update/optimiser"):
                 lr = warmed_up(self.config, self.steps)
                 tally.add("grad_norm", guarded_step(self.optimiser, self.config.grad_clip, lr))
             self.steps += 1
+
+    def _check_mismatch(self, tally: Tally) -> None:
+        """Stop before the weights move if what the engine recorded is not what they give."""
+        measured, bound = tally.mismatch, self.mismatch_bound
+        if measured is None or bound is None or measured <= bound:
+            return
+        self.optimiser.zero_grad(set_to_none=True)
+        raise TrainingError(
+            f"the engine's log-probabilities differ from the learner's by {measured:.3g} nats a token in the mean, more "
+            f"than loss.mismatch_bound={bound:g}; nothing was stepped. Likely causes: the engine treats temperature, "
+            f"top-p or top-k otherwise than the learner (temperature {self.temperature:g}), serves other weights than "
+            "those that were published, or computes in a much lower precision"
+        )
 
     def _loss(self, step: _Step, members: list[int], tally: Tally, fresh: bool, detach: bool) -> Tensor:
         """A micro-batch's share of the loss. `detach`: the behaviour log-probabilities are those of this very pass."""

@@ -21,7 +21,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 from agentrl.errors import ConfigError, EnvError
-from agentrl.sandbox import Execution, Limits, Outcome, Sandbox
+from agentrl.sandbox import Execution, Limits, Outcome, Sandbox, run_apart
 
 from . import runner, wire
 
@@ -253,7 +253,7 @@ def _runner() -> str:
 
 async def _run(sandbox: Sandbox, function: str, budget: Budget, **request: Any) -> Execution:
     payload = json.dumps({"seconds": budget.seconds, "total": budget.total, **request})
-    return await sandbox.run(f"{_runner()}\n\n{function}({payload!r})", limits=budget.limits)
+    return await run_apart(sandbox, f"{_runner()}\n\n{function}({payload!r})", limits=budget.limits)
 
 
 def _parsed(execution: Execution) -> dict[str, Any]:
