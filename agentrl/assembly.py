@@ -7,7 +7,7 @@ does not fail later for a wrong name, option or combination.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from agentrl.components import construct, split_spec
 from agentrl.config import EnvConfig, RolloutConfig, RunConfig
 from agentrl.env import Env, TaskSet, ensure_env, make
 from agentrl.errors import ConfigError
-from agentrl.rollout import GroupRequest, Rollout, RolloutContext, RolloutLimits
+from agentrl.rollout import GroupRequest, Rollout, RolloutContext, RolloutLimits, RolloutPolicies
 from agentrl.trajectory import Trajectory
 
 if TYPE_CHECKING:
@@ -39,13 +39,21 @@ class Actors:
     make_env: Callable[[], Env]
     limits: RolloutLimits
     strategy: str | dict[str, Any] = "independent"
+    policies: RolloutPolicies = field(default_factory=RolloutPolicies)
 
-    def rollout(self, on_episode: EpisodeHook | None = None, **limits: Any) -> Rollout:
-        """The configured rollout strategy; `limits` replace fields of the limits (an evaluation's temperature)."""
-        from dataclasses import replace
-
-        context = RolloutContext(self.engine, self.renderer, self.make_env, replace(self.limits, **limits), on_episode)
+    def rollout(self, on_episode: EpisodeHook | None = None) -> Rollout:
+        """The configured rollout strategy."""
+        context = RolloutContext(
+            self.engine, self.renderer, self.make_env, self.limits, on_episode, policies=self.policies
+        )
         rollout: Rollout = construct(registry.rollouts, self.strategy, context)
+        return rollout
+
+    def evaluation(self, on_episode: EpisodeHook | None, temperature: float) -> Rollout:
+        """Independent chains, whatever training samples: every task counts, and what fails is data."""
+        limits = replace(self.limits, temperature=temperature)
+        context = RolloutContext(self.engine, self.renderer, self.make_env, limits, on_episode)
+        rollout: Rollout = construct(registry.rollouts, "independent", context)
         return rollout
 
 
@@ -72,6 +80,16 @@ def limits_of(rollout: RolloutConfig) -> RolloutLimits:
     """The rollout limits of a configuration."""
     names = RolloutLimits.__dataclass_fields__
     return RolloutLimits(**{name: getattr(rollout, name) for name in names})
+
+
+def policies_of(rollout: RolloutConfig) -> RolloutPolicies:
+    """The rollout policies of a configuration. Training is synchronous: no episode is under way at an update."""
+    return RolloutPolicies(
+        on_failure=rollout.on_failure,
+        drop_without_signal=rollout.drop_without_signal,
+        stop_after=rollout.stop_after,
+        refill=rollout.refill,
+    )
 
 
 def build_transforms(config: RunConfig) -> list[Transform]:
@@ -116,7 +134,8 @@ def build_actors(config: RunConfig, policy: Policy, tokenizer: PreTrainedTokeniz
     probe.close()
     engine_class = registry.engines.get(config.engine.name)
     engine: Engine = engine_class.for_policy(policy.model, stop_ids=renderer.stop_ids, **config.engine.options)
-    return Actors(engine, renderer, factory, limits_of(config.rollout), config.rollout.strategy)
+    rollout = config.rollout
+    return Actors(engine, renderer, factory, limits_of(rollout), rollout.strategy, policies_of(rollout))
 
 
 def build_learner(config: RunConfig, policy: Policy) -> Learner:

@@ -79,9 +79,27 @@ class RolloutConfig(_Section):
     max_context: int = Field(4096, ge=2)
     temperature: float = Field(1.0, gt=0)
     concurrency: int = Field(64, ge=1)
+    """Episodes at one time."""
+    decoding: int | Literal["auto"] | None = None
+    """Generations at one time, those with the most turns to come first; `auto` follows the engine's load."""
+    tools: int | None = Field(None, ge=1)
+    """Tool calls at one time."""
+    sandboxes: int | None = Field(None, ge=1)
+    """Episodes at one time that hold a sandbox."""
     episode_seconds: float = Field(600.0, gt=0)
+    """Hard deadline of an episode, teardown included."""
     step_seconds: float = Field(120.0, gt=0)
+    reset_seconds: float | None = Field(None, gt=0)
+    generate_seconds: float | None = Field(None, gt=0)
     engine_retries: int = Field(2, ge=0)
+    on_failure: ComponentSpec = "minimum_group"
+    """What a failed episode means: `fail_fast`, `{name: retry, times: 1}`, `{name: minimum_group, members: 2}`."""
+    drop_without_signal: bool = False
+    """Drop groups whose rewards are all equal, and sample other tasks in their place (dynamic sampling)."""
+    stop_after: int | None = Field(None, ge=2)
+    """With that: equal rewards after which the rest of a group is stopped."""
+    refill: float = Field(4.0, ge=0)
+    """Most groups that are dropped in a step, in multiples of `groups_per_step`."""
 
 
 class WarmStartConfig(_Section):

@@ -130,7 +130,7 @@ class LiveDisplay(Observer):
 
     def _table(self) -> Table:
         table = Table(box=None, pad_edge=False, header_style="dim")
-        for name in ("step", "reward", "accuracy", "tokens/s", "seconds", *_PARTS):
+        for name in ("step", "reward", "accuracy", "tokens/s", "seconds", *_PARTS, "x bound"):
             table.add_column(name, justify="right", no_wrap=True)
         for step, metrics in self._steps:
             table.add_row(
@@ -140,6 +140,7 @@ class LiveDisplay(Observer):
                 _number(metrics.get("tokens_per_second"), "{:,.0f}"),
                 _number(metrics.get("seconds"), "{:.1f}"),
                 *(Text(_number(metrics.get(f"seconds/{part}"), "{:.1f}"), style="dim") for part in _PARTS),
+                Text(_number(metrics.get("makespan_over_bound"), "{:.2f}"), style="dim"),
             )
         return table
 
@@ -193,7 +194,9 @@ class LogDisplay(Observer):
             f"step {step}: reward {_number(metrics.get('reward'), '{:.3f}')}, "
             f"accuracy {_number(metrics.get('accuracy'), '{:.1%}')}, "
             f"{_number(metrics.get('tokens_per_second'), '{:,.0f}')} tokens/s, "
-            f"{_number(metrics.get('seconds'), '{:.1f}')} s" + (f" ({parts})" if parts else "")
+            f"{_number(metrics.get('seconds'), '{:.1f}')} s"
+            + (f" ({parts})" if parts else "")
+            + f", rollout {_number(metrics.get('makespan_over_bound'), '{:.2f}')} x its lower bound"
         )
 
     def note(self, text: str) -> None:

@@ -40,6 +40,10 @@ class EngineError(AgentRLError):
     """The engine failed to generate: the episode is aborted, or the run stops after bounded retries."""
 
 
+class EngineRefusal(EngineError):
+    """The engine refuses this very request (too long, ill-formed): asked again, or elsewhere, it fails again."""
+
+
 class EnvError(AgentRLError):
     """An environment raised in reset, step or close: the trajectory is aborted data."""
 

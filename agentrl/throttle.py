@@ -35,16 +35,25 @@ class Places:
         """Who waits, in order; one holder may wait in several tasks."""
 
     def holds(self, holder: object) -> bool:
-        """Whether `holder` needs to ask no more."""
-        return self._number is None or holder in self._held
+        return holder in self._held
+
+    def try_take(self, holder: object) -> bool:
+        """Whether `holder` has a place, perhaps by this call; False where it would have to wait."""
+        with self._lock:
+            return self._try(holder)
+
+    def _try(self, holder: object) -> bool:
+        if self._number is None or holder in self._held:
+            return True
+        if self._queue or len(self._held) >= self._number:
+            return False
+        self._held.add(holder)
+        return True
 
     async def take(self, holder: object) -> None:
         """Wait until `holder` has a place; returns at once if it has. Ends, too, when another task gives it back."""
         with self._lock:
-            if self._number is None or holder in self._held:
-                return
-            if len(self._held) < self._number and not self._queue:
-                self._held.add(holder)
+            if self._try(holder):
                 return
             turn = asyncio.get_running_loop().create_future()
             self._queue.setdefault(holder, []).append(turn)
@@ -174,9 +183,8 @@ class EpisodeTickets:
         self.waits = Waits()
         """For slots of tools and for a sandbox; calls of one message wait together."""
         self.ended = False
-        self._kept = False
         self._uses = 0
-        """Why the sandbox place is held, or waited for: it goes back with the last."""
+        """Reasons to hold, or to wait for, the sandbox place: it goes back with the last; one that keeps it stays."""
 
     def end(self) -> None:
         """Give everything back. Idempotent."""
@@ -195,25 +203,17 @@ class EpisodeTickets:
 
     async def keep_sandbox(self) -> None:
         """A sandbox place until the end."""
-        if self._kept:
-            return
         self._uses += 1
         try:
             await self._take_sandbox()
         except BaseException:
             self._free_use()
             raise
-        if self._kept:  # another task was quicker
-            self._free_use()
-        self._kept = True
 
     async def _take_sandbox(self) -> None:
-        places = self.throttle.sandboxes
-        if not places.holds(self):
-            async with _stepped_aside(self):
-                await places.take(self)
+        await _take_aside(self.throttle.sandboxes, self)
         if self.ended:
-            places.give_back(self)
+            self.throttle.sandboxes.give_back(self)
 
     def _free_use(self) -> None:
         self._uses -= 1
@@ -232,8 +232,11 @@ class CallSlot:
         self.ended = False
 
     async def take(self) -> None:
+        """Wait for what it lacks. The time counts, for the call and for its episode, unless nothing is lacking."""
         for places in self._places:
-            await places.take(self)
+            if not places.try_take(self):
+                with _waiting(self):
+                    await places.take(self)
 
     def give_back(self) -> None:
         for places in self._places:
@@ -267,8 +270,7 @@ async def tool_slot(own: Places | None = None) -> AsyncIterator[CallSlot]:
     slot = CallSlot((*(() if own is None else (own,)), *shared), outer)
     before = _call.set(slot)
     try:
-        with _counted(slot, tickets):
-            await slot.take()
+        await slot.take()
         yield slot
     finally:
         _call.reset(before)
@@ -297,34 +299,47 @@ async def sandbox_slot() -> AsyncIterator[None]:
         yield
 
 
+@asynccontextmanager
+async def in_turn(places: Places) -> AsyncIterator[None]:
+    """One of `places` for the time of a block, for what calls of one episode share; a call waits without its slots."""
+    holder = object()
+    try:
+        await _take_aside(places, holder)
+        yield
+    finally:
+        places.give_back(holder)
+
+
+async def _take_aside(places: Places, holder: object) -> None:
+    """Wait for a place; the running call gives its slots back meanwhile and takes them again, unless cancelled."""
+    if places.try_take(holder):
+        return
+    calls = list(_nested(_running_call()))
+    with _waiting(_running_call()):
+        for call in calls:
+            call.give_back()
+        await places.take(holder)
+        for call in reversed(calls):
+            await call.take()
+
+
 def _running_call() -> CallSlot | None:
     slot = _call.get()
     return None if slot is None or slot.ended else slot
 
 
-@contextmanager
-def _counted(slot: CallSlot | None, tickets: EpisodeTickets | None) -> Iterator[None]:
-    """The block is a wait of the call, of those around it and of the episode."""
-    with ExitStack() as stack:
-        if tickets is not None:
-            stack.enter_context(tickets.waits.one())
-        while slot is not None:
-            stack.enter_context(slot.waits.one())
-            slot = slot.outer
-        yield
-
-
-@asynccontextmanager
-async def _stepped_aside(tickets: EpisodeTickets) -> AsyncIterator[None]:
-    """The running call's slots are given back for the block and taken again after it, unless it was cancelled."""
-    calls: list[CallSlot] = []
-    slot = _running_call()
+def _nested(slot: CallSlot | None) -> Iterator[CallSlot]:
+    """The call, and those that it is made in."""
     while slot is not None:
-        calls.append(slot)
+        yield slot
         slot = slot.outer
-    with _counted(_running_call(), tickets):
-        for call in calls:
-            call.give_back()
+
+
+@contextmanager
+def _waiting(slot: CallSlot | None) -> Iterator[None]:
+    """The block is a wait of the call, of those around it and of the running episode."""
+    tickets = current_episode()
+    with ExitStack() as stack:
+        for waits in [*(call.waits for call in _nested(slot)), *([] if tickets is None else [tickets.waits])]:
+            stack.enter_context(waits.one())
         yield
-        for call in reversed(calls):
-            await call.take()

@@ -11,10 +11,12 @@ from __future__ import annotations
 import asyncio
 import resource
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain, count
 from pathlib import Path
 
+from agentrl.account import BatchAccount
 from agentrl.advantages.base import Array, TurnTable, attribute
 from agentrl.assembly import Actors, build_actors, build_learner, build_transforms, check, load_policy, task_set
 from agentrl.config import RunConfig
@@ -70,6 +72,8 @@ class Trainer:
         self.step = 0
         """Finished reinforcement-learning steps."""
         self._saved_step = -1
+        self._sampled = 0
+        """Episodes of the present step that have ended."""
 
     async def run(self, resume: bool) -> TrainResult:
         """The whole run, from loading to the report."""
@@ -104,7 +108,8 @@ class Trainer:
         self.policy, self.tokenizer = policy, tokenizer
         self.learner = build_learner(self.config, policy)
         self.actors: Actors = build_actors(self.config, policy, tokenizer)
-        self.actors.engine.require(publish=True, logprobs=True)
+        self.actors.engine.require(publish=True, logprobs=True, tokens=True)
+        self.rollout = self.actors.rollout(self._on_sampled)
         env = self.actors.make_env()
         self.tasks = task_set(env, self.config.env.train_split, "env.train_split")
         self.eval_requests = eval_requests(env, self.config.env.eval_split, self.config.eval.episodes, self.config.seed)
@@ -205,15 +210,18 @@ class Trainer:
     async def _train_step(self) -> dict[str, float]:
         began = time.perf_counter()
         number = self.step + 1
-        groups = await self._roll_out(number)
+        groups, account = await self._roll_out(number)
         rolled = time.perf_counter()
         trajectories, advantages = self._credit(groups)
-        self.check_records(trajectories)
+        if groups:  # none: every group was dropped, so there is nothing to learn from in this step
+            self.check_records(trajectories)
         release_freed_memory()
         attributed = time.perf_counter()
-        metrics = self.learner.update(
-            trajectories, advantages, progress=lambda done, total: self.observer.activity("update", done, total)
-        )
+        metrics = {"skipped": float(not trajectories)}
+        if trajectories:
+            metrics |= self.learner.update(
+                trajectories, advantages, progress=lambda done, total: self.observer.activity("update", done, total)
+            )
         self.step = number
         updated = time.perf_counter()
         await self._publish()
@@ -221,6 +229,7 @@ class Trainer:
         sampled = rollout_metrics(groups)
         metrics = {
             **sampled,
+            **account.metrics(),
             **metrics,
             "tokens_per_second": sampled["tokens"] / (rolled - began),
             "seconds": ended - began,
@@ -232,30 +241,29 @@ class Trainer:
         self.records.log("train", number, metrics)
         return metrics
 
-    async def _roll_out(self, number: int) -> list[Group]:
-        """The step's groups in the order of their requests, whatever finished first."""
-        rollout, seed = self.config.rollout, self.config.seed
-        drawn = draw(rollout.groups_per_step, (number - 1) * rollout.groups_per_step, len(self.tasks), seed)
-        requests = [
-            GroupRequest(
-                f"{number:06d}.{slot:04d}",
-                self.tasks[index].id,
-                rollout.group_size,
-                derive_seed(seed, "train", number, slot),
-            )
-            for slot, index in enumerate(drawn)
-        ]
-        total, done = rollout.groups_per_step * rollout.group_size, 0
+    async def _roll_out(self, number: int) -> tuple[list[Group], BatchAccount]:
+        """The step's groups in the order of their requests, whatever finished first, and where the time went."""
+        self._sampled = 0
+        wanted = self.config.rollout.groups_per_step
+        groups = [group async for group in self.rollout.run(self._requests(number), wanted=wanted)]
+        return sorted(groups, key=lambda group: group.group_id), self.rollout.account()
 
-        def hook(request: GroupRequest, trajectory: Trajectory) -> None:
-            nonlocal done
-            done += 1
-            self.records.episode("train", number, request, trajectory)
-            self.observer.episode("train", trajectory)
-            self.observer.activity("rollout", done, total)
+    def _requests(self, number: int) -> Iterator[GroupRequest]:
+        """The step's tasks, then others without end, in the place of groups that are dropped."""
+        rollout, seed, tasks = self.config.rollout, self.config.seed, len(self.tasks)
+        drawn = draw(rollout.groups_per_step, (number - 1) * rollout.groups_per_step, tasks, seed)
+        further = (draw(1, place, tasks, derive_seed(seed, "refill", number))[0] for place in count())
+        for slot, index in enumerate(chain(drawn, further)):
+            request_seed = derive_seed(seed, "train", number, slot)
+            yield GroupRequest(f"{number:06d}.{slot:04d}", self.tasks[index].id, rollout.group_size, request_seed)
 
-        groups = [group async for group in self.actors.rollout(hook).run(requests)]
-        return sorted(groups, key=lambda group: group.group_id)
+    def _on_sampled(self, request: GroupRequest, trajectory: Trajectory) -> None:
+        """An episode of the present training step has ended."""
+        self._sampled += 1
+        self.records.episode("train", self.step + 1, request, trajectory)
+        self.observer.episode("train", trajectory)
+        total = self.config.rollout.groups_per_step * self.config.rollout.group_size
+        self.observer.activity("rollout", self._sampled, max(total, self._sampled))
 
     def _credit(self, groups: Sequence[Group]) -> tuple[list[Trajectory], list[Array]]:
         """Judged trajectories and the advantages of their policy tokens."""

@@ -46,6 +46,8 @@ DECODE_SECONDS, TOOL_SECONDS = 4.0, 1.0
 GROUP = 8
 """Episodes of a request."""
 FOREVER = 1e9
+IN_ORDER = 1e-6
+"""Seconds by which each reset ends later than the one before: environments are made in threads, in any order."""
 END = 0
 
 
@@ -139,6 +141,7 @@ class SleepingEnv(AsyncEnv):
     async def areset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
         self.number = self.deck.deal((options or {})["task"])
         self.turn = 0
+        await asyncio.sleep(IN_ORDER * self.number)
         return (user(str(self.number)),), {}
 
     async def astep(self, action: Any) -> Step:

@@ -9,7 +9,7 @@ Invariant: the limit never leaves [floor, ceiling], and changes at most once in 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from agentrl.engines.base import EngineLoad
 from agentrl.errors import ConfigError
@@ -52,12 +52,12 @@ class AdaptiveConcurrency:
     decrease: float = 0.8
     patience: int = 2
     cooldown: int = 2
-    limit: int = 0
-    """What holds now; set at the beginning."""
-    slow_start: bool = True
+    limit: int = field(init=False)
+    """What holds now."""
+    slow_start: bool = field(init=False, default=True)
     """Nothing has ever been too much yet."""
-    _strikes: int = 0
-    _rest: int = 0
+    _strikes: int = field(init=False, default=0)
+    _rest: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
         if not 1 <= self.floor <= self.ceiling:
@@ -76,7 +76,7 @@ class AdaptiveConcurrency:
         self.limit = self._within(self.floor if self.start is None else self.start)
 
     def observe(self, load: EngineLoad, in_flight: int) -> int:
-        """The limit after one more observation; `in_flight`: requests that were given to the engine and not answered."""
+        """The limit after one more observation; `in_flight`: requests that the engine has not answered yet."""
         if self._rest:
             self._rest -= 1
             return self.limit

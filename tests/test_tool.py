@@ -329,6 +329,45 @@ async def test_the_concurrency_limit_holds_for_all_copies_of_a_tool() -> None:
     assert max(record.queued_seconds for _, record in answers) > 0
 
 
+async def test_a_call_that_did_not_wait_has_no_queue_in_its_record() -> None:
+    @tool(concurrency=1)
+    async def work() -> None:
+        """Work."""
+        await asyncio.sleep(0.01)
+
+    _, record = await call_tool({"work": work}, call("work"))
+    assert record.queued_seconds == 0.0
+    assert record.seconds > 0.0
+
+
+async def test_waiting_for_the_concurrency_limit_does_not_count_against_the_timeout() -> None:
+    @tool(concurrency=1, timeout=0.2)
+    async def work() -> str:
+        """Work."""
+        await asyncio.sleep(0.05)
+        return "done"
+
+    answers = await asyncio.gather(*(call_tool({"work": work}, call("work")) for _ in range(6)))
+    assert [result.text for result, _ in answers] == ["done"] * 6
+    assert answers[-1][1].queued_seconds > 0.2
+
+
+async def test_cancelled_calls_give_their_places_back() -> None:
+    @tool(concurrency=1)
+    async def work() -> str:
+        """Work."""
+        await asyncio.sleep(0.01)
+        return "done"
+
+    calls = [asyncio.create_task(call_tool({"work": work}, call("work"))) for _ in range(4)]
+    await asyncio.sleep(0)
+    for one in calls[:3]:
+        one.cancel()
+    (result, _), *_ = await asyncio.wait_for(asyncio.gather(calls[3]), 10)
+    assert result.text == "done"
+    assert all(one.cancelled() for one in calls[:3])
+
+
 def test_the_concurrency_limit_works_on_one_event_loop_after_another() -> None:
     @tool(concurrency=1)
     async def work() -> str:

@@ -25,7 +25,7 @@ from agentrl.errors import ConfigError, EnvError, SandboxError
 from agentrl.registry import nearest
 from agentrl.sandbox import Execution, Language, Limits, Outcome, Sandbox, Session, get_sandbox, open_session
 from agentrl.task import Episode
-from agentrl.throttle import sandbox_slot, sandbox_ticket
+from agentrl.throttle import Places, in_turn, sandbox_slot
 from agentrl.tool import Tool, ToolResult
 
 OPENING_SECONDS = 30.0
@@ -54,7 +54,7 @@ class _Tenancy:
     session: Session | None = None
     cells: list[Cell] = field(default_factory=list)
     """The calls that the session has seen, from which it can be made again."""
-    turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    turn: Places = field(default_factory=lambda: Places(1))
     """Calls of one message arrive together; a session runs one at a time."""
     running: set[asyncio.Task[Any]] = field(default_factory=set)
     """The tasks of calls that have not ended."""
@@ -138,8 +138,7 @@ class SessionTool(Tool):
         if not state:
             return
         tenancy = self._opened()
-        await sandbox_ticket()
-        async with tenancy.turn:
+        async with in_turn(tenancy.turn):
             try:
                 await self._replay(tenancy, state)
             except BaseException as error:
@@ -171,8 +170,7 @@ class SessionTool(Tool):
             tenancy.running.discard(task)
 
     async def _in_session(self, tenancy: _Tenancy, code: str) -> ToolResult:
-        await sandbox_ticket()  # before the turn: whoever waits for that holds a slot, which this call may need
-        async with tenancy.turn:
+        async with in_turn(tenancy.turn):
             lost = tenancy.session is not None and not tenancy.session.alive
             if lost:
                 self._discard(tenancy)

@@ -13,11 +13,12 @@ Invariant: `next_context(c, s, ...)[: len(c) + len(s)] == c + s` in every turn t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
-from agentrl.chat.template import ChatTemplate, Hiding, Rendered, Tokenizer
-from agentrl.chat.tool_calls import ToolCallFormat, tool_formats
+from agentrl.chat.template import ChatTemplate, Rendered, Tokenizer
+from agentrl.chat.tool_calls import PromptStyle, ToolCallFormat, tool_formats
 from agentrl.chat.traits import AUTO, DUMMY, choose_format, probe_call, read_traits, teaches
 from agentrl.errors import ChatError
 from agentrl.messages import Message, Role, ToolCall, assistant, system, tool_result, user
@@ -27,6 +28,7 @@ History = Literal["template", "keep"]
 
 # Marks on messages that are never rendered: a user message that was a tool's result, an answer as it was sampled.
 _WRAPPED, _SAMPLED = "wrapped tool result", "as sampled"
+_THINKING = re.compile(r"<think>\n?(.*?)\n?</think>\n*", re.DOTALL)
 
 
 class ChatRenderer:
@@ -75,10 +77,10 @@ class ChatRenderer:
             self._stops.setdefault(int(tokenizer.eos_token_id), self._template.decode([int(tokenizer.eos_token_id)]))
         self.stop_ids: tuple[int, ...] = tuple(self._stops)
         """Ids that end a turn: the token that the template ends a last answer with, that of calls, the tokenizer's."""
-        self._offered: list[dict[str, Any]] = []
-        self._style: Literal["schema", "signature"] = "schema"
-        self._offer(list(tools), tool_prompt)
-        self._appends = self._verify()
+        self._tools = [dict(tool) if "function" in tool else {"type": "function", "function": tool} for tool in tools]
+        self._prompted: PromptStyle | None = None
+        self._appends: dict[Role, bool] = {}
+        self._offer(tool_prompt)
 
     @property
     def append_only(self) -> bool:
@@ -125,28 +127,33 @@ class ChatRenderer:
 
     def parse(self, sampled_ids: Sequence[int]) -> Message:
         """The assistant's message that `sampled_ids` stand for, without its end-of-turn token."""
-        content, calls = self.format.parse(self._template.decode(self._body(sampled_ids)))
+        content, calls = self.format.parse(self._template.decode(self._body(sampled_ids)), self._tools)
         return assistant(content, calls)
 
     def turn_ids(self, message: Message) -> list[int]:
         """Ids that `message` would be sampled as, end-of-turn token included; tokenised apart from any context."""
         hiding = self._template.hiding([message])
-        written = Rendered(self._written(hiding.message(message)), hiding)
         end = self.traits.call_stop if message.tool_calls else self.traits.stops[0]
+        written = Rendered(self._spoken(hiding.message(message)).removesuffix(end), hiding)
         return [*self._template.encode(written), self._template.control[end]]
 
     def _body(self, sampled_ids: Sequence[int]) -> Sequence[int]:
         return sampled_ids[:-1] if sampled_ids and sampled_ids[-1] in self._stops else sampled_ids
 
     def _written(self, message: Message) -> str:
-        return self.format.format(message.text, message.tool_calls)
+        return self.format.format(message.text, message.tool_calls, self._tools)
+
+    def _spoken(self, message: Message) -> str:
+        """The message as the policy says it behind the generation prompt."""
+        written = self._written(message)
+        return self.traits.header + written if self.traits.structured and written == message.text else written
 
     def _render(self, messages: Sequence[Message], *, opens: bool = True) -> Rendered:
         """The template's text for `messages` and the next generation prompt; `opens` places the tool prompt."""
         hiding = self._template.hiding(messages)
         hidden = [hiding.message(message) for message in messages]
-        if opens and self._offered:
-            prompt = self.format.prompt([hiding.value(tool) for tool in self._offered], self._style)
+        if opens and self._prompted:
+            prompt = self.format.prompt([hiding.value(tool) for tool in self._tools], self._prompted)
             first = hidden[0] if hidden and hidden[0].role is Role.SYSTEM else None
             text = f"{first.text}\n\n{prompt}" if first and first.text else prompt
             hidden[: 1 if first else 0] = [system(text)]
@@ -167,7 +174,9 @@ class ChatRenderer:
 
     def _told(self, message: Message) -> Message:
         """One message in a role and a form that the template knows."""
-        if message.role is Role.ASSISTANT and message.name != _SAMPLED and not self.traits.structured:
+        if message.role is Role.ASSISTANT and self.traits.structured:
+            return _in_channels(message)
+        if message.role is Role.ASSISTANT and message.name != _SAMPLED:
             return assistant(self._written(message))
         if message.role is Role.TOOL and not self.traits.tool_role:
             return Message(role=Role.USER, content=self.format.format_result(message.text), name=_WRAPPED)
@@ -215,16 +224,18 @@ class ChatRenderer:
             raise ChatError("the chat template does not render an assistant's message before an observation")
         return rendered.after(len(rendered.text) - len(rest) + min(places))
 
-    def _offer(self, tools: list[Mapping[str, Any]], style: ToolPrompt) -> None:
+    def _offer(self, style: ToolPrompt) -> None:
         """Decide, by rendering, whether the template presents the tools or the system message has to."""
-        if not tools or style == "none":
+        if not self._tools or style == "none":
+            self._appends = self._verify()
             return
-        self._style = style
-        schemas = [dict(tool) if "function" in tool else {"type": "function", "function": tool} for tool in tools]
+        self._prompted = style
+        self._appends = self._verify()
         if style == "schema" and teaches(self._template, self.format):
-            self._template.tools = schemas
-        else:
-            self._offered = schemas
+            prompted, self._prompted, self._template.tools = self._appends, None, self._tools
+            self._appends = self._verify()
+            if sum(self._appends.values()) < sum(prompted.values()):  # Mistral 7: its tool prompt moves, ours stays
+                self._appends, self._prompted, self._template.tools = prompted, style, None
 
     def _verify(self) -> dict[Role, bool]:
         """By role: True if observations of that role show behind one exchange what they show behind a conversation."""
@@ -241,13 +252,20 @@ class ChatRenderer:
         return appends
 
     def _window_suffices(self, history: Sequence[Message], observation: Sequence[Message]) -> bool:
-        sampled = self._written(history[-1])
+        sampled = self._spoken(history[-1])
         try:
             window = self._behind([user("hi")], sampled, history[-1], observation, opens=False)
             whole = self._behind(history[:-1], sampled, history[-1], observation)
         except ChatError:
             return False
         return window is not None and whole is not None and window.plain == whole.plain
+
+
+def _in_channels(message: Message) -> Message:
+    """The message with its thinking where a template of channels wants it: beside calls, and nowhere else."""
+    thoughts = _THINKING.findall(message.text)
+    rest = _THINKING.sub("", message.text)
+    return message.model_copy(update={"content": "\n\n".join(thoughts) or rest if message.tool_calls else rest})
 
 
 def _sampled(answer: Message) -> Message:

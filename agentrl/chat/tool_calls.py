@@ -13,7 +13,7 @@ import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from agentrl.messages import ToolCall
 from agentrl.registry import Registry
@@ -38,7 +38,7 @@ _PYTHON_TYPES = {
 class ToolCallFormat(ABC):
     """Reads and writes tool calls in one textual convention."""
 
-    marker: ClassVar[str]
+    marker: str
     """A template's own tool prompt is trusted only if it shows this text: most often how a call begins."""
 
     @abstractmethod

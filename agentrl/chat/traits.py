@@ -18,8 +18,8 @@ DUMMY = "dummyanswer"
 PROBE = "probetool"
 AUTO = "auto"
 
-_NATIVE = ("qwen3_coder", "deepseek", "harmony", "mistral", "llama3", "hermes")
-"""Formats that published templates teach, the more specific first: Qwen3-coder's calls stand in Hermes' tags."""
+_NATIVE = ("hermes", "qwen3_coder", "deepseek", "harmony", "mistral", "gemma", "llama3")
+"""Formats that published templates teach; before those that read them, too: `qwen3_coder` reads Hermes' calls."""
 _TURN_ENDS = ("<|eom_id|>", "<|call|>")
 """Tokens that end a turn whatever the template shows: Llama 3 and gpt-oss hand over to a tool with them."""
 
@@ -40,6 +40,8 @@ class Traits:
     """The template demands that user and assistant take turns; neighbouring user messages are merged."""
     tool_role: bool
     """The template shows a tool's answer; else it becomes a user message."""
+    header: str
+    """What stands between the generation prompt and an answer in history; empty if nothing does."""
     structured: bool
     """Calls reach the template as `tool_calls`, not as text: it writes messages in channels of its own (gpt-oss)."""
 
@@ -66,7 +68,9 @@ def read_traits(template: ChatTemplate, tool_format: ToolCallFormat) -> Traits:
     call_stop = (_controls(template, written) or [stop])[-1] if written else stop
     named = [token for token in _TURN_ENDS if token in template.control]
     as_text = _shows_results(template, assistant(tool_format.format("", (probe_call(),))))
-    structured = not as_text and not _same_header(template) and _shows_results(template, assistant("", (probe_call(),)))
+    prompt = template.render([user("hi")], generation_prompt=True).text
+    header = plain.partition(DUMMY)[0].removeprefix(prompt) if plain.startswith(prompt) else ""
+    structured = not as_text and bool(header.strip()) and _shows_results(template, assistant("", (probe_call(),)))
     return Traits(
         end=end,
         stops=tuple(dict.fromkeys([stop, call_stop, *named])),
@@ -74,19 +78,34 @@ def read_traits(template: ChatTemplate, tool_format: ToolCallFormat) -> Traits:
         system_role=_accepts(template, [system("s"), user("hi")]),
         alternates=not _accepts(template, [user("a"), user("b")]),
         tool_role=as_text or structured,
+        header=header,
         structured=structured,
     )
 
 
 def choose_format(template: ChatTemplate) -> str:
-    """Name of the format that reads the calls as this template writes them or teaches them; `hermes` if none does."""
-    written = _written_call(template)
-    candidates = [name for name in _NATIVE if name in tool_formats]
-    for name in candidates:
-        _, calls = tool_formats.get(name).parse(_until_stop(template, written)) if written else ("", ())
-        if len(calls) == 1 and calls[0].error is None and calls[0].name == PROBE:
-            return name
-    return next((name for name in candidates if teaches(template, tool_formats.get(name))), "hermes")
+    """Name of the format of this template's own: it writes a call as the template does, or reads what that writes, or
+    the template teaches it; the first of these that holds of any format. `hermes` where none does.
+    """
+    written = _until_stop(template, _written_call(template))
+    formats = {name: tool_formats.get(name) for name in _NATIVE if name in tool_formats}
+
+    def writes(candidate: ToolCallFormat) -> bool:
+        return _squeezed(candidate.format("", (probe_call(),))) == _squeezed(written)
+
+    def reads(candidate: ToolCallFormat) -> bool:
+        calls = candidate.parse(written)[1] if written else ()
+        return [(call.name, call.error) for call in calls] == [(PROBE, None)]
+
+    for suits in (writes, reads, partial(teaches, template)):
+        for name, candidate in formats.items():
+            if suits(candidate):
+                return name
+    return "hermes"
+
+
+def _squeezed(text: str) -> str:
+    return "".join(text.split())
 
 
 def teaches(template: ChatTemplate, tool_format: ToolCallFormat) -> bool:
@@ -137,13 +156,6 @@ def _shows_results(template: ChatTemplate, call: Message) -> bool:
 
     text = _tried(render)
     return "result red" in text and "result blue" in text
-
-
-def _same_header(template: ChatTemplate) -> bool:
-    """True if an answer in history begins as the generation prompt does."""
-    prompt = template.render([user("hi")], generation_prompt=True).text
-    messages = [user("hi"), assistant(DUMMY), user("and")]
-    return template.render(messages, generation_prompt=True).text.startswith(prompt + DUMMY)
 
 
 def _accepts(template: ChatTemplate, messages: list[Message]) -> bool:

@@ -70,6 +70,11 @@ class Reply:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     seconds: float = 0.0
+    """From the call to the answer, failed attempts included."""
+    queue_seconds: float = 0.0
+    """Part of `seconds` that passed before the request was sent."""
+    reasoning: str = ""
+    """What the model thought first, where the engine tells it apart; no part of the message."""
 
 
 @dataclass(frozen=True, slots=True)

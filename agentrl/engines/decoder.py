@@ -2,7 +2,8 @@
 
 Rows that decode stand first in the store, behind them the rows that are kept for sessions between their turns. A job
 of a session whose row is kept prefills only what is new; any other job starts from the longest prefix that some row
-already holds, so that a system prompt or the prompt of a group is computed once.
+already holds, so that a system prompt or the prompt of a group is computed once. When the weights change, the running
+jobs are taken out (`suspend`) and let in again with all of their ids as context: no key of the old weights is left.
 
 Invariant: after every call each active row has sampled at least one token, all but its last sampled id are in the
 store, and a row that is neither active nor kept is free.
@@ -24,6 +25,7 @@ from torch import Tensor
 from agentrl.engines.base import FinishReason
 from agentrl.engines.sampling import sample
 from agentrl.engines.slots import SlotStore
+from agentrl.trajectory import Switch
 
 PREFILL_TOKENS = 4096
 """Most tokens, padding included, of one prefill call: bounds its activations (about 50 MB for the 135M model)."""
@@ -53,6 +55,24 @@ class Job:
     """When the first id was there."""
     finished: float = 0.0
     random: random.Random = field(default_factory=random.Random)
+    policy_version: int = 0
+    """Of the weights that sample the first id."""
+    weights_hash: str = ""
+    switches: list[Switch] = field(default_factory=list)
+
+    @property
+    def context(self) -> np.ndarray:
+        """All ids so far, shape (len(prompt) + len(ids),)."""
+        return np.concatenate([self.prompt, np.array(self.ids, dtype=np.int64)]) if self.ids else self.prompt
+
+    def serve(self, version: int, weights_hash: str) -> None:
+        """The next id will be sampled by these weights."""
+        if not self.ids:
+            self.policy_version, self.weights_hash = version, weights_hash
+            return
+        if self.switches and self.switches[-1].index == len(self.ids):  # weights that sampled nothing
+            self.switches.pop()
+        self.switches.append(Switch(len(self.ids), version, weights_hash))
 
     def take(self, token: int, logprob: float) -> None:
         """Record one sampled token."""
@@ -84,6 +104,8 @@ class BatchDecoder:
         self.store = SlotStore(num_layers, max_slots, next(model.parameters()).device)
         self.rows: list[_Row] = []
         self.active = 0
+        self.suspended: list[Job] = []
+        """Jobs that were running when the weights changed, until `admit` lets them in again."""
         self.prefilled_tokens = 0
         """Tokens that went through prefill calls so far, padding not counted."""
         self._uses = 0
@@ -92,6 +114,14 @@ class BatchDecoder:
         """Drop every row and its memory (the weights changed, or a call failed)."""
         self.rows, self.active = [], 0
         self.store.clear()
+
+    def suspend(self) -> list[Job]:
+        """Drop every row, the kept ones too, and take the running jobs out; returns all that are out."""
+        self.sweep()
+        running = [row.job for row in self.rows[: self.active] if row.job is not None]
+        self.suspended = [job for job in [*self.suspended, *running] if not job.cancelled]
+        self.reset()
+        return self.suspended
 
     def release(self, sessions: Iterable[str]) -> None:
         """Free the kept rows of these sessions; without a row left the memory is given back."""
@@ -107,18 +137,24 @@ class BatchDecoder:
         for row in [row for row in self.rows[: self.active] if row.job is not None and row.job.cancelled]:
             self._retire(row, keep=False)
 
-    def admit(self, jobs: Sequence[Job]) -> None:
-        """Prefill `jobs`, at most `max_slots - active` of them, and sample the first token of each."""
+    def admit(self, jobs: Sequence[Job]) -> bool:
+        """Prefill the suspended jobs and `jobs` and sample the next token of each; True if any finished by that.
+
+        Together they are at most `max_slots - active`.
+        """
+        jobs = [*(job for job in self.suspended if not job.cancelled), *jobs]
+        self.suspended = []
         if not jobs:
-            return
+            return False
         wanted = {job.session for job in jobs if job.session is not None}
         waiting = [self._seat(job, wanted) for job in jobs]
-        self.store.reserve(len(self.rows), max(len(job.prompt) for job in jobs))
+        self.store.reserve(len(self.rows), max(len(job.prompt) + len(job.ids) for job in jobs))
         with self._running():
             while waiting:
                 wave, waiting = self._wave(waiting)
                 for chunk in self._chunks(wave):
                     self._prefill(chunk)
+        return any(job.finish is not None for job in jobs)
 
     def decode(self, until: Callable[[], bool]) -> None:
         """Decode the active rows until one of them finishes or `until()` is true."""
@@ -133,7 +169,7 @@ class BatchDecoder:
 
     def _seat(self, job: Job, wanted: set[str]) -> _Row:
         """A row for `job`: its session's own, a free one, or that of the session that was idle longest."""
-        job.admitted = time.perf_counter()
+        job.admitted = job.admitted or time.perf_counter()
         row = self._kept(job.session) if job.session is not None else None
         if row is None:
             if len(self.rows) >= self.max_slots:
@@ -179,7 +215,7 @@ class BatchDecoder:
         prompts: list[np.ndarray] = []
         for row in waiting:
             assert row.job is not None
-            prompt, index = row.job.prompt, self.rows.index(row)
+            prompt, index = row.job.context, self.rows.index(row)
             most = len(prompt) - 1  # the last token is always computed: its logits are needed
             own = min(int(self.store.shared(prompt, index + 1)[index]), most)
             if most - own >= WORTH_COPYING:
@@ -210,7 +246,7 @@ class BatchDecoder:
 
     def _missing(self, row: _Row) -> int:
         assert row.job is not None
-        return len(row.job.prompt) - int(self.store.lengths[self.rows.index(row)])
+        return len(row.job.prompt) + len(row.job.ids) - int(self.store.lengths[self.rows.index(row)])
 
     def _prefill(self, chunk: list[_Row]) -> None:
         """Bring the chunk's rows right behind the active ones, compute their missing ids, sample."""
@@ -223,7 +259,7 @@ class BatchDecoder:
         new: list[np.ndarray] = []
         for place, row in zip(places, rows, strict=True):
             assert row.job is not None
-            new.append(row.job.prompt[int(self.store.lengths[place]) :])
+            new.append(row.job.context[int(self.store.lengths[place]) :])
         self.prefilled_tokens += sum(len(ids) for ids in new)
         logits = self.store.forward(self.model, self.active, new)
         self.active += len(chunk)

@@ -301,8 +301,9 @@ class Batch:
 
     def _wake(self) -> None:
         """Let the driver look again, or end if nothing runs."""
-        if self._running and not self._driven:
-            self._driver = asyncio.get_running_loop().create_task(self._drive(), name="agentrl-latency")
+        if not self._driven:
+            if self._running:
+                self._driver = asyncio.get_running_loop().create_task(self._drive(), name="agentrl-latency")
         elif self._changed is not None and not self._changed.done():
             self._changed.set_result(None)
 

@@ -5,8 +5,12 @@ All model work runs in one worker thread; the event loop only hands out jobs and
 requests join in the order of their sessions: what is computed together then does not depend on how long tools take,
 and neither does a single bit of the results.
 
-Invariants: what a completion reports was sampled and scored by the weights whose hash it carries (they are published
-only while nothing is in flight); a request leaves its slot when it finishes, fails or is cancelled.
+Weights can be replaced in mid-flight where the engine serves a copy of its own: a shared module changes under the
+requests before anybody publishes. The replacement happens between two tokens; every prefix is then computed anew by the
+new weights, since keys of the old ones would make neither policy's distribution.
+
+Invariants: what a completion reports was sampled and scored by the weights whose hash it carries, and by those of its
+switches from their index on; a request leaves its slot when it finishes, fails or is cancelled.
 """
 
 from __future__ import annotations
@@ -14,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import hashlib
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -25,7 +30,7 @@ import numpy as np
 import torch
 
 from agentrl.components import checked_options
-from agentrl.engines.base import Capabilities, Completion, Engine, FinishReason, Sampling
+from agentrl.engines.base import Capabilities, Completion, Engine, EngineLoad, FinishReason, Sampling
 from agentrl.engines.decoder import BatchDecoder, Job
 from agentrl.engines.weights import module_hash
 from agentrl.errors import ConfigError, EngineError
@@ -51,6 +56,8 @@ class _Request(Job):
     future: asyncio.Future[None] | None = None
     clients: tuple[_Client, ...] = ()
     settled: bool = False
+    stalled: float = 0.0
+    """Seconds for which it had begun and waited, in lockstep, for busy clients."""
 
     @property
     def order(self) -> tuple[str, int, list[int]]:
@@ -102,8 +109,9 @@ class TransformersEngine(Engine):
         completion, tokens (default: the model's own limit). `deterministic` decodes in lockstep while clients are
         announced. `dtype` other than the module's own serves a copy of the weights in that type, refreshed by
         `publish`: bfloat16 decodes about twice as fast on CPUs that have it, and its log-probabilities are those of
-        the copy. `seed` seeds requests that bring no seed. Raises `ConfigError` for a model that the engine cannot
-        run exactly.
+        the copy. With such a copy and without `deterministic` (the moment of a replacement depends on the clock),
+        weights can be published while requests are in flight. `seed` seeds requests that bring no seed. Raises
+        `ConfigError` for a model that the engine cannot run exactly.
         """
         if max_slots < 1:
             raise ConfigError(f"max_slots must be at least 1, got {max_slots}")
@@ -116,8 +124,13 @@ class TransformersEngine(Engine):
         self.model = model
         self.stop_ids = tuple(stop_ids)
         self.deterministic = deterministic
-        self.capabilities = Capabilities(publish=True, lockstep=deterministic, max_context=self.max_context)
         self._served = model if dtype is None or getattr(torch, dtype) == model.dtype else _copy(model, dtype)
+        self.capabilities = Capabilities(
+            publish=True,
+            publish_in_flight=self._served is not model and not deterministic,
+            lockstep=deterministic,
+            max_context=self.max_context,
+        )
         self.decoder = BatchDecoder(self._served, max_slots=max_slots, num_layers=config.num_hidden_layers)
         self._vocabulary = int(model.get_input_embeddings().num_embeddings)
         self._seed = seed
@@ -220,16 +233,26 @@ class TransformersEngine(Engine):
     async def publish(self, weights: Mapping[str, Any] | None, version: int) -> str:
         """See `Engine.publish`. A mapping is copied into the shared module; kept caches are dropped.
 
-        Raises `EngineError` while requests are in flight, `ConfigError` for names or shapes that the model lacks.
+        Raises `ConfigError` for names or shapes that the model lacks, and changes nothing then; `EngineError` while
+        requests are in flight, unless `publish_in_flight`: running requests then stop at their next token, and those
+        that wait begin under the new weights.
         """
         await self.start()
-        waiting = sum(not request.settled and not request.abandoned for request in self._requests)
-        if waiting:
-            raise EngineError(f"weights cannot be published while {waiting} requests are in flight")
-        await self._drained()
-        self._hash = await self._in_worker(self._replace, weights)
-        self._version = version
-        return self._hash
+        if self.capabilities.publish_in_flight:
+            self._interrupt = True  # the worker does one thing after the other: this is next
+        else:
+            waiting = sum(not request.settled and not request.abandoned for request in self._requests)
+            if waiting:
+                raise EngineError(f"weights cannot be published while {waiting} requests are in flight")
+            await self._drained()
+        served: str = await self._in_worker(self._replace, weights, version)
+        return served
+
+    def load(self) -> EngineLoad:
+        """See `Engine.load`. Of the cache nothing: it grows, and rows of idle sessions give way."""
+        outstanding = [request for request in self._requests if not request.settled]
+        running = sum(request.admitted > 0 for request in outstanding)
+        return EngineLoad(running=running, waiting=len(outstanding) - running)
 
     # -- on the event loop ---------------------------------------------------------------------------------------------
 
@@ -253,6 +276,8 @@ class TransformersEngine(Engine):
             stop_ids=frozenset(sampling.stop_ids or self.stop_ids),
             session=session,
             seed=sampling.seed,
+            policy_version=self._version,
+            weights_hash=self._hash,
         )
 
     def _completion(self, request: _Request) -> Completion:
@@ -260,11 +285,12 @@ class TransformersEngine(Engine):
             ids=request.ids,
             logprobs=request.logprobs,
             finish_reason=request.finish or FinishReason.LENGTH,
-            policy_version=self._version,
-            weights_hash=self._hash,
-            queue_seconds=max(request.admitted - request.enqueued, 0.0),
+            policy_version=request.policy_version,
+            weights_hash=request.weights_hash,
+            switches=tuple(request.switches),
+            queue_seconds=max(request.admitted - request.enqueued, 0.0) + request.stalled,
             prefill_seconds=max(request.begun - request.admitted, 0.0),
-            decode_seconds=max(request.finished - request.begun, 0.0),
+            decode_seconds=max(request.finished - request.begun - request.stalled, 0.0),
         )
 
     def _wake(self) -> None:
@@ -275,8 +301,7 @@ class TransformersEngine(Engine):
         await asyncio.sleep(0)  # whoever starts at the same time announces itself first
         while self._collect() or self.decoder.active:
             if self._requests and self._in_lockstep and any(client.outstanding == 0 for client in self._clients):
-                self._changed.clear()
-                await self._changed.wait()
+                await self._stall()
                 continue
             self._interrupt = False
             try:
@@ -286,6 +311,16 @@ class TransformersEngine(Engine):
                 failure.__cause__ = error
                 self._fail(failure)
                 await self._in_worker(self.decoder.reset)
+
+    async def _stall(self) -> None:
+        """Wait for news from busy clients; for requests that have begun this is no decoding."""
+        began = time.perf_counter()
+        self._changed.clear()
+        await self._changed.wait()
+        waited = time.perf_counter() - began
+        for request in self._requests:
+            if request.begun:
+                request.stalled += waited
 
     def _collect(self) -> bool:
         """Settle what finished or was cancelled; True if requests remain."""
@@ -347,24 +382,37 @@ class TransformersEngine(Engine):
         """Let requests in, then decode until one finishes or the loop has news."""
         self.decoder.sweep()
         self.decoder.release(ended)
-        self.decoder.admit(joining)
-        if not any(request.finish is not None for request in joining):
+        for request in joining:
+            request.serve(self._version, self._hash)
+        if not self.decoder.admit(joining):
             self.decoder.decode(lambda: self._interrupt)
 
-    def _replace(self, weights: Mapping[str, Any] | None) -> str:
-        self.decoder.reset()
+    def _replace(self, weights: Mapping[str, Any] | None, version: int) -> str:
+        """Serve other weights; the running requests go on under them with the next step."""
         if weights is not None:
-            try:
-                unexpected = self.model.load_state_dict(dict(weights), strict=False).unexpected_keys
-            except RuntimeError as error:
-                raise ConfigError(f"published weights do not fit the model: {' '.join(str(error).split())}") from error
-            if unexpected:
-                raise ConfigError(f"published weights name {unexpected[0]!r}, which the model lacks")
+            _check_weights(self.model, weights)
+        suspended = self.decoder.suspend()
+        if weights is not None:
+            self.model.load_state_dict(dict(weights), strict=False)
         if self._served is not self.model:
             with torch.no_grad():
                 for served, own in zip(self._served.parameters(), self.model.parameters(), strict=True):
                     served.copy_(own)
-        return module_hash(self._served)
+        self._version, self._hash = version, module_hash(self._served)
+        for job in suspended:
+            job.serve(self._version, self._hash)
+        return self._hash
+
+
+def _check_weights(model: Any, weights: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` for a name or shape that the model lacks, before anything is copied."""
+    own = model.state_dict()
+    for name, tensor in weights.items():
+        if name not in own:
+            raise ConfigError(f"published weights name {name!r}, which the model lacks")
+        if tensor.shape != own[name].shape:
+            shapes = f"{tuple(tensor.shape)}, not {tuple(own[name].shape)}"
+            raise ConfigError(f"published weights do not fit the model: {name!r} has shape {shapes}")
 
 
 def _copy(model: Any, dtype: Precision) -> Any:

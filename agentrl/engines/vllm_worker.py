@@ -30,6 +30,10 @@ class WeightsExtension:
     def agentrl_load(self, folder: str) -> None:
         """Load every weight in place from a folder in transformers form."""
         self.model_runner.reload_weights(weights_path=folder)
+        for module in self.model_runner.get_model().modules():
+            # vLLM leaves a tied head's packed copy as it was: the policy would go on with the old head.
+            if _looks_up(module) and hasattr(module, "cpu_linear"):
+                module.quant_method.process_weights_after_loading(module)
 
     def agentrl_digests(self, adapter: int = 0) -> dict[str, str]:
         """SHA-256 of every served tensor by its name in the checkpoint, and of LoRA adapter number `adapter`."""
@@ -50,7 +54,7 @@ def _served(model: Any) -> Iterator[tuple[str, Tensor]]:
     packed = getattr(model, "packed_modules_mapping", {})
     for path, module in model.named_modules():
         name = path.replace(".base_layer", "")  # LoRA wraps the layer that it adapts
-        if hasattr(module, "org_vocab_size") and hasattr(module, "weight"):  # an embedding, a head, or both
+        if _looks_up(module):
             yield f"{name}.weight", canonical(_vocabulary(module))
             continue
         if hasattr(module, "quant_method") and hasattr(module, "weight") and hasattr(module, "input_size"):
@@ -61,6 +65,11 @@ def _served(model: Any) -> Iterator[tuple[str, Tensor]]:
         if path.endswith("base_layer") or not name.endswith("_stacked"):
             for own, parameter in module.named_parameters(recurse=False):
                 yield f"{name}.{own}".lstrip("."), canonical(parameter)
+
+
+def _looks_up(module: Any) -> bool:
+    """Whether it is an embedding or a head."""
+    return hasattr(module, "org_vocab_size") and hasattr(module, "weight")
 
 
 def _vocabulary(module: Any) -> Tensor:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from agentrl.account import BatchAccount
 from agentrl.assembly import Actors, build_actors, env_factory, load_policy, task_set
 from agentrl.config import RunConfig
 from agentrl.env import Env
@@ -36,11 +37,12 @@ def eval_requests(env: Env, split: str, episodes: int, seed: int) -> list[GroupR
     ]
 
 
-async def run_policy(actors: Actors, requests: list[GroupRequest], temperature: float, hook: OnEpisode) -> None:
-    """Play every request with the policy; episodes go to `hook` as they finish."""
-    limits: dict[str, Any] = {"temperature": temperature}
-    async for _ in actors.rollout(hook, **limits).run(requests):
+async def run_policy(actors: Actors, requests: list[GroupRequest], temperature: float, hook: OnEpisode) -> BatchAccount:
+    """Play every request with the policy; episodes go to `hook` as they finish. Returns where the time went."""
+    rollout = actors.evaluation(hook, temperature)
+    async for _ in rollout.run(requests):
         pass
+    return rollout.account()
 
 
 async def run_oracle(make_env: Callable[[], Env], requests: list[GroupRequest], hook: OnEpisode) -> None:
@@ -96,7 +98,9 @@ def evaluate(
         await actors.engine.start()
         watch.phase("evaluate", len(requests))
         try:
-            await run_policy(actors, requests, temperature, hook)
+            account = await run_policy(actors, requests, temperature, hook)
+            for line in account.lines():
+                watch.note(line)
         finally:
             await actors.engine.close()
 

@@ -18,7 +18,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from agentrl.errors import ConfigError
-from agentrl.report.data import STAGES, Part, RunData, Steps, load_run, open_store, seconds_account
+from agentrl.report.data import STAGES, Part, RunData, Steps, endings, load_run, open_store, seconds_account
 from agentrl.report.episodes import Comparison, compare
 from agentrl.report.table import share_names
 from agentrl.text import one_line, visible
@@ -94,6 +94,7 @@ def render(data: RunData, comparison: Comparison, curve: Markup) -> str:
         account=account,
         total=sum(part.seconds for part in account),
         details=[_details(part) for part in account if part.details],
+        endings=endings(data),
         sparks=[spark for spark in moving if "/" not in spark.name],
         more_sparks=[spark for spark in moving if "/" in spark.name],
         constants=still,

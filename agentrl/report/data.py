@@ -13,11 +13,13 @@ import yaml
 
 from agentrl.errors import StoreError
 from agentrl.store import RunRecord, RunStore
+from agentrl.trajectory import StopReason
 
 STORE_FILE = "store.sqlite"
 CONFIG_FILE = "config.yaml"
 STAGES = ("base", "warm_start", "trained")
 ROUNDING = 1e-3  # seconds; a smaller rest of a step is no part of it
+_STOP = "stop/"
 _ORDER = ("evaluation", "warm start", "rollout", "update", "other")
 
 Steps = list[tuple[int, dict[str, float]]]
@@ -181,3 +183,14 @@ def _missing(data: RunData) -> list[str]:
     elif data.evaluation("trained") is None:
         notes.append("The trained policy was not evaluated.")
     return notes
+
+
+def endings(data: RunData) -> list[tuple[StopReason, float, float]]:
+    """Why training's episodes ended: reason, its share over all steps and its share at the last, most frequent first.
+
+    Shares are means over the steps that recorded any.
+    """
+    known = [metrics for _, metrics in data.train if any(f"{_STOP}{reason}" in metrics for reason in StopReason)]
+    shares = {reason: [metrics.get(f"{_STOP}{reason}", 0.0) for metrics in known] for reason in StopReason}
+    found = [(reason, sum(values) / len(known), values[-1]) for reason, values in shares.items() if any(values)]
+    return sorted(found, key=lambda ending: -ending[1])

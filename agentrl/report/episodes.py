@@ -16,7 +16,7 @@ from agentrl.messages import Message, Role, ToolCall
 from agentrl.report.data import RunData
 from agentrl.store import EpisodeRecord, RunStore
 from agentrl.text import clip, one_line, visible
-from agentrl.trajectory import Trajectory, Turn
+from agentrl.trajectory import StopReason, Trajectory, Turn
 
 SHOWN_PAIRS = 5
 SHOWN_TURNS = 12
@@ -76,6 +76,7 @@ class EpisodeView:
     verdict: str
     reward: str
     facts: str
+    ending: StopReason
     messages: list[MessageView]
     turns_left_out: int
 
@@ -172,15 +173,19 @@ def _episode(record: EpisodeRecord) -> EpisodeView:
     if trajectory.error:
         messages.append(MessageView("error", Excerpt.of(trajectory.error), failed=True))
     return EpisodeView(
-        verdict, _figure(record.reward), _facts(trajectory), messages, len(trajectory.turns) - len(shown)
+        verdict,
+        _figure(record.reward),
+        _facts(trajectory),
+        trajectory.stop_reason,
+        messages,
+        len(trajectory.turns) - len(shown),
     )
 
 
 def _facts(trajectory: Trajectory) -> str:
     turns = len(trajectory.turns)
-    ended = str(trajectory.stop_reason).replace("_", " ")
     plural = "" if turns == 1 else "s"
-    return f"{turns} turn{plural} · {trajectory.num_policy_tokens:,} tokens · {trajectory.seconds:.1f} s · {ended}"
+    return f"{turns} turn{plural} · {trajectory.num_policy_tokens:,} tokens · {trajectory.seconds:.1f} s"
 
 
 def _turn(turn: Turn) -> list[MessageView]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -70,9 +69,8 @@ def make_batch_of(own: Learner) -> Batch:
     [
         (lambda: recorded_batch(lambda values: [value + 0.5 for value in values]), 0.499),
         (lambda: recorded_batch(temperature=0.5), BOUND),
-        (lambda: recorded_batch(lambda values: [math.nan for _ in values]), math.nan),
     ],
-    ids=["shifted", "other-temperature", "not-a-number"],
+    ids=["shifted", "other-temperature"],
 )
 @pytest.mark.parametrize(
     "options",
@@ -86,8 +84,7 @@ def test_a_lie_stops_before_the_weights_move(
     before = {name: weight.detach().clone() for name, weight in own.policy.trainable().items()}
     with pytest.raises(TrainingError, match=r"mismatch_bound=0.1; nothing was stepped.*temperature") as caught:
         own.update(*batch())
-    measured = float(str(caught.value).split(" by ")[1].split()[0])
-    assert measured >= at_least or math.isnan(measured) and math.isnan(at_least)
+    assert float(str(caught.value).split(" by ")[1].split()[0]) >= at_least
     assert own.steps == 0
     for name, weight in own.policy.trainable().items():
         assert torch.equal(weight, before[name])
@@ -110,8 +107,8 @@ def test_a_step_that_is_skipped_leaves_the_next_one_fresh() -> None:
 # -- a whole run ---------------------------------------------------------------------------------------------------------
 
 SMALL = [
-    *("steps=2", "eval.episodes=0", "warm_start.steps=8", "warm_start.episodes_per_step=8"),
-    *("rollout.groups_per_step=3", "rollout.group_size=4", "checkpoint.every=1"),
+    *("steps=2", "eval.episodes=0", "warm_start=null", "checkpoint.every=1"),
+    *("rollout.groups_per_step=2", "rollout.group_size=4"),
     "loss.regularisers=[{name: kl, beta: 0.1}]",  # acts on every episode, also where all rewards are equal
 ]
 

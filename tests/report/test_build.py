@@ -12,6 +12,7 @@ from agentrl.errors import StoreError
 from agentrl.report import build_report
 from agentrl.report.build import SPARK_HEIGHT, TABLE_ROWS, figure, sparks
 from agentrl.store import RunStore
+from agentrl.trajectory import StopReason
 from tests.report.synthetic import EPISODES, episode, write_run
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -68,8 +69,10 @@ def test_a_whole_run(run_folder: Path) -> None:
     text = " ".join(read(built).text.split())
     assert "step 8 of 8" in text
     assert "quickstart" in text
-    for heading in ("Learning curve", "Held-out evaluation", "Where the time went", "Training metrics", "Episodes"):
+    headings = ("Learning curve", "Held-out evaluation", "Where the time went", "Training metrics", "Episodes")
+    for heading in (*headings, "How training's episodes ended"):
         assert heading in text
+    assert StopReason.TERMINATED.meaning in text
     for fact in ("base step 0", "warm start step 0", "trained step 8", "After warm start"):
         assert fact in text
     assert "Training changed held-out accuracy by" in text
@@ -209,7 +212,7 @@ def test_a_long_run_is_thinned_and_says_so(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "r", steps=3 * TABLE_ROWS, planned=3 * TABLE_ROWS, stages=())
     page = read(build_report(folder))
     assert f"{TABLE_ROWS} of {3 * TABLE_ROWS}, evenly spread" in page.text
-    assert sum(tag == "tr" for tag, _ in page.elements) == TABLE_ROWS + 1
+    assert sum(tag == "tr" for tag, _ in page.elements) == TABLE_ROWS + 1 + 2  # the last ones tell why episodes ended
 
 
 def test_sparks_part_what_changes_from_what_never_does() -> None:

@@ -14,7 +14,7 @@ from rich.console import Console
 from agentrl.messages import ToolCall
 from agentrl.report import evaluation_table
 from agentrl.report.curve import Palette, curve_png, draw
-from agentrl.report.data import Evaluation, RunData, load_run, open_store, seconds_account
+from agentrl.report.data import Evaluation, RunData, endings, load_run, open_store, seconds_account
 from agentrl.report.episodes import SHOWN_PAIRS, SHOWN_TURNS, Comparison, compare
 from agentrl.store import RunRecord, RunStore
 from agentrl.trajectory import StopReason
@@ -58,6 +58,12 @@ def test_account_adds_up_and_counts_details_once() -> None:
 
 def test_account_leaves_out_what_is_no_number() -> None:
     assert seconds_account(data([{"seconds/rollout": math.nan, "seconds": math.nan}, {"loss": 1.0}])) == []
+
+
+def test_endings_are_means_over_the_steps_that_know_them() -> None:
+    steps = [{"stop/terminated": 1.0}, {"reward": 0.5}, {"stop/terminated": 0.25, "stop/env_error": 0.75}]
+    assert endings(data(steps)) == [(StopReason.TERMINATED, 0.625, 0.25), (StopReason.ENV_ERROR, 0.375, 0.75)]
+    assert endings(data([{"reward": 0.5}])) == endings(data()) == []
 
 
 def test_curve_draws_every_known_point_and_every_evaluation() -> None:
@@ -129,7 +135,7 @@ def test_an_aborted_episode_shows_its_error_and_has_no_verdict(tmp_path: Path) -
     assert pair.before is not None and pair.after is None
     assert pair.before.verdict == "aborted" and pair.outcome == ""
     assert [(view.role, view.text.head) for view in pair.before.messages] == [("error", "ValueError: boom")]
-    assert "env error" in pair.before.facts
+    assert pair.before.ending is StopReason.ENV_ERROR
 
 
 def test_a_long_episode_is_cut_by_turns(tmp_path: Path) -> None:

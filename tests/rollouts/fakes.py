@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from hashlib import blake2b
 from typing import Any
@@ -18,7 +18,7 @@ from agentrl.engines.base import Capabilities, Completion, Engine, FinishReason,
 from agentrl.env import AsyncEnv, Step, Verdict
 from agentrl.errors import ConfigError, EngineError
 from agentrl.messages import Message, assistant, user
-from agentrl.rollout import GroupRequest, RolloutContext, RolloutLimits
+from agentrl.rollout import EnvSource, GroupRequest, RolloutContext, RolloutLimits, RolloutPolicies
 from agentrl.trajectory import StopReason, ToolCallRecord, Trajectory
 
 END = 0
@@ -210,19 +210,27 @@ def context_of(
     make_env: Callable[[], Any] | None = None,
     renderer: Any = None,
     on_episode: Callable[[GroupRequest, Trajectory], None] | None = None,
+    policies: Mapping[str, Any] | None = None,
+    envs: Mapping[str, EnvSource] | None = None,
     **limits: Any,
 ) -> RolloutContext:
     """A context with small limits."""
     settings = {"concurrency": 4, "episode_seconds": 60.0, "step_seconds": 30.0, **limits}
     return RolloutContext(
-        engine, renderer or CharRenderer(), make_env or world.make_env, RolloutLimits(**settings), on_episode
+        engine,
+        renderer or CharRenderer(),
+        make_env or world.make_env,
+        RolloutLimits(**settings),
+        on_episode,
+        RolloutPolicies(**policies or {}),
+        envs or {},
     )
 
 
 def content(trajectory: Trajectory) -> str:
     """The record without what clocks measured."""
     copy = Trajectory.from_json(trajectory.to_json())
-    copy.seconds = 0.0
+    copy.seconds, copy.timings = 0.0, {}
     for turn in copy.turns:
         turn.timings = {}
         for call in turn.tool_calls:

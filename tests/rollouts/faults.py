@@ -48,7 +48,10 @@ class Kind(StrEnum):
     HANG = "hang"
     """It never ends, but for a cancellation."""
     STUBBORN = "stubborn"
-    """It never ends and swallows cancellations, until `Faults.release`. What blocks a thread hangs like this, too."""
+    """It never ends and swallows cancellations, until `Faults.release`. What blocks a thread hangs like this, too.
+
+    It looks every 10 ms, so under a virtual clock that nothing else moves it never lets the loop rest.
+    """
     DIE = "die"
     """Of an engine: everything in flight fails, and so does what comes in `down_seconds`."""
 

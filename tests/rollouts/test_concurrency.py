@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -142,7 +143,7 @@ def test_never_outside_its_bounds_and_the_same_for_the_same_observations(
     assert all(floor <= limit <= floor + span for limit in first)
     assert limits() == first
     changes = [index for index in range(1, len(first)) if first[index] != first[index - 1]]
-    assert all(later - earlier > cooldown for earlier, later in zip(changes, changes[1:], strict=False))
+    assert all(later - earlier > cooldown for earlier, later in pairwise(changes))
 
 
 def test_random_noise_of_arrivals_does_not_drive_it_down() -> None:

@@ -1,0 +1,357 @@
+"""Chaos: what the manager does with engines that die, tools that hang and environments that raise, thousands of times.
+
+After each test the books must balance: every episode is accounted for and none twice, every environment that was made
+is closed, every session of the engine ended, and no task, thread, child process or descriptor is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import os
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from agentrl.chat import ChatRenderer
+from agentrl.engines.scripted import ScriptedEngine
+from agentrl.engines.transformers import TransformersEngine
+from agentrl.env import ensure_env, make
+from agentrl.messages import ToolCall, assistant, user
+from agentrl.models.tiny import build_tiny
+from agentrl.rollout import GroupRequest, RolloutContext, RolloutLimits
+from agentrl.rollouts.boundary import _keepers
+from agentrl.rollouts.manager import Manager
+from agentrl.task import GeneratedTasks, Task, TaskSet, Verdict
+from agentrl.tool_env import Episode, ToolEnv
+from agentrl.trajectory import Group, StopReason, Trajectory
+from agentrl.virtual_time import run_virtual
+from tests.rollouts.fakes import FakeEngine, World, content, context_of, requests
+from tests.rollouts.faults import Books, FaultyBlockingEnv, FaultyEngine, FaultyEnv, Faults, FaultyTool
+
+FAILED = {StopReason.TIMEOUT, StopReason.ENV_ERROR, StopReason.ENGINE_ERROR}
+PATIENCE = 20.0
+"""Seconds that an ended thread or process may take to be gone."""
+
+
+@dataclass
+class Ledger:
+    """What `on_episode` was told, to be compared with what the iterator yielded."""
+
+    entries: list[tuple[str, int]] = field(default_factory=list)
+    reasons: Counter[StopReason] = field(default_factory=Counter)
+
+    def __call__(self, request: GroupRequest, trajectory: Trajectory) -> None:
+        self.entries.append((request.group_id, trajectory.member))
+        self.reasons[trajectory.stop_reason] += 1
+
+    def check(self, groups: list[Group], number: int, size: int) -> None:
+        """`number` groups of `size` were asked for and none was dropped: all came out, each episode once."""
+        yielded = [(group.group_id, each.member) for group in groups for each in group.trajectories]
+        assert sorted(yielded) == sorted(self.entries)
+        assert len(set(yielded)) == len(yielded)
+        assert sorted(group.group_id for group in groups) == sorted(f"g{index}" for index in range(number))
+        for group in groups:
+            assert [each.member for each in group.trajectories] == list(range(len(group.trajectories)))
+            assert len(group.trajectories) >= size
+        for each in (each for group in groups for each in group.trajectories):
+            assert (each.error is not None) == each.aborted, (each.stop_reason, each.error)
+            assert each.aborted or each.turns
+
+
+def children() -> set[int]:
+    """Processes that this one has started and that still are."""
+    found = [Path(f"/proc/self/task/{thread}/children").read_text() for thread in os.listdir("/proc/self/task")]
+    return {int(pid) for line in found for pid in line.split()}
+
+
+def descriptors() -> set[str]:
+    return set(os.listdir("/proc/self/fd"))
+
+
+@pytest.fixture(autouse=True)
+def nothing_left() -> Iterator[None]:
+    """No thread, child process or descriptor outlives a test."""
+    gc.collect()
+    before = (set(threading.enumerate()), children(), descriptors())
+    yield
+    gc.collect()
+    deadline = threading.Event()
+    for _ in range(int(PATIENCE / 0.05)):
+        left = (set(threading.enumerate()) - before[0], children() - before[1], descriptors() - before[2])
+        if not any(left):
+            return
+        deadline.wait(0.05)
+    assert not any(left), left
+
+
+async def settled(engine: FaultyEngine, faults: Faults, books: Books) -> None:
+    """Let go of what was stuck; then nothing is left on the loop or in the books."""
+    faults.release()
+    while keepers := set(_keepers):
+        await asyncio.wait(keepers)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+    assert (books.open, books.sessions, engine.sessions) == (set(), set(), set())
+    assert books.made == books.closed
+
+
+def faulty_context(
+    faults: Faults, books: Books, ledger: Ledger | None = None, *, env: Any = FaultyEnv, turns: int = 6, **options: Any
+) -> RolloutContext:
+    """Many episodes at once over an engine that takes its time; deadlines of a few (virtual) seconds."""
+
+    async def decode(session: str) -> None:
+        await asyncio.sleep(0.05)
+
+    engine = FaultyEngine(FakeEngine(decode), faults)
+    settings = {"concurrency": 256, "episode_seconds": 8.0, "step_seconds": 1.0, "generate_seconds": 1.0, **options}
+    return context_of(World(), engine, lambda: env(faults, books, turns), on_episode=ledger, **settings)
+
+
+async def play(context: RolloutContext, number: int, size: int, **options: Any) -> list[Group]:
+    return [group async for group in Manager(context, **options).run(requests(number, size))]
+
+
+# -- faults everywhere -------------------------------------------------------------------------------------------------
+
+ONE_PERCENT = {
+    **{"make.raise": 0.01, "reset.raise": 0.004, "reset.slow": 0.004, "reset.hang": 0.0015, "reset.stubborn": 0.0005},
+    **{"step.raise": 0.004, "step.slow": 0.004, "step.hang": 0.0018, "step.stubborn": 0.0002},
+    **{"finish.raise": 0.01, "close.raise": 0.005, "close.hang": 0.005, "end_session.raise": 0.01},
+    **{"generate.raise": 0.007, "generate.hang": 0.0025, "generate.stubborn": 0.0002, "generate.die": 0.0003},
+}
+"""1 % at every stage."""
+
+
+@pytest.mark.parametrize("on_failure", ["minimum_group", "retry"])
+def test_faults_everywhere_in_5000_episodes_and_every_one_is_accounted_for(on_failure: str) -> None:
+    faults, books, ledger = Faults(ONE_PERCENT, seed=1), Books(), Ledger()
+
+    async def run() -> tuple[list[Group], Any]:
+        context = faulty_context(
+            faults, books, ledger, max_turns=5, engine_retries=1, policies={"on_failure": on_failure}
+        )
+        manager = Manager(context)
+        groups = [group async for group in manager.run(requests(1250, 4))]
+        await settled(context.engine, faults, books)  # type: ignore[arg-type]
+        return groups, manager.account()
+
+    (groups, account), _ = run_virtual(run())
+    ledger.check(groups, 1250, 4)
+    failed = sum(ledger.reasons[reason] for reason in FAILED)
+    assert set(ledger.reasons) == FAILED | {StopReason.TERMINATED, StopReason.MAX_TURNS}
+    assert all(faults.done[key] > 0 for key in ONE_PERCENT), faults.done
+    assert (account.episodes, account.dropped_groups) == (len(ledger.entries), 0)
+    assert sum(account.shares.values()) == pytest.approx(1.0)
+    if on_failure == "retry":
+        assert len(ledger.entries) == 5000 + account.replayed
+        assert {len(group.members) for group in groups} == {4}
+        assert account.replayed == failed
+    else:
+        assert len(ledger.entries) == 5000 and account.replayed == 0
+
+
+def test_groups_that_lose_too_many_are_dropped_replaced_and_counted() -> None:
+    faults, books, ledger = Faults({"step.raise": 0.08}, seed=2), Books(), Ledger()
+    pulled: list[str] = []
+
+    async def run() -> tuple[list[Group], Any]:
+        policies = {"on_failure": {"name": "minimum_group", "members": 4}}
+        context = faulty_context(faults, books, ledger, policies=policies)
+        manager = Manager(context)
+        groups = [group async for group in manager.run(requests(10_000, 4, pulled), wanted=200)]
+        await settled(context.engine, faults, books)  # type: ignore[arg-type]
+        return groups, manager.account()
+
+    (groups, account), _ = run_virtual(run())
+    assert len(groups) == 200
+    assert all(len(group.members) == len(group.trajectories) == 4 for group in groups)
+    assert account.dropped_groups > 100
+    assert len(pulled) == 200 + account.dropped_groups
+    assert account.episodes == len(ledger.entries) == len(set(ledger.entries)) == 4 * len(pulled)
+
+
+@pytest.mark.parametrize("env", [FaultyEnv, FaultyBlockingEnv])
+@pytest.mark.parametrize("kind", ["raise", "hang", "stubborn"])
+@pytest.mark.parametrize("stage", ["make", "reset", "step", "close"])
+async def test_an_environment_that_fails_at_a_stage_costs_its_own_episodes_only(
+    env: Any, stage: str, kind: str
+) -> None:
+    rates = {f"{stage}.{kind}": 0.2} if stage != "close" else {"step.raise": 0.3, f"close.{kind}": 0.5}
+    faults, books, ledger = Faults(rates, seed=3), Books(), Ledger()
+    limits = {"concurrency": 16, "step_seconds": 0.1, "episode_seconds": 1.0}
+    context = faulty_context(faults, books, ledger, env=env, turns=3, **limits)
+    context.engine.inner.before = None  # type: ignore[attr-defined]
+    groups = await play(context, 12, 4)
+    await settled(context.engine, faults, books)  # type: ignore[arg-type]
+    ledger.check(groups, 12, 4)
+    assert faults.done[f"{stage}.{kind}"] > 0
+    assert ledger.reasons[StopReason.TERMINATED] > 0
+    assert set(ledger.reasons) <= {StopReason.TERMINATED, StopReason.TIMEOUT, StopReason.ENV_ERROR}
+
+
+@pytest.mark.parametrize("way", ["close", "cancel"])
+def test_a_consumer_that_leaves_in_the_midst_of_chaos_leaves_nothing(way: str) -> None:
+    faults, books, ledger = Faults({key: 3 * rate for key, rate in ONE_PERCENT.items()}, seed=4), Books(), Ledger()
+
+    async def run() -> list[Group]:
+        context = faulty_context(faults, books, ledger)
+        groups: list[Group] = []
+
+        async def consume() -> None:
+            async with aclosing(Manager(context).run(requests(100_000, 4))) as stream:
+                async for group in stream:
+                    groups.append(group)
+                    if way == "close" and len(groups) == 50:
+                        return
+
+        task = asyncio.ensure_future(consume())
+        if way == "cancel":
+            await asyncio.sleep(2.0)
+            task.cancel()
+        await asyncio.wait({task})
+        assert task.cancelled() == (way == "cancel")
+        await settled(context.engine, faults, books)  # type: ignore[arg-type]
+        return groups
+
+    groups, _ = run_virtual(run())
+    assert len(set(ledger.entries)) == len(ledger.entries)
+    yielded = {(group.group_id, each.member) for group in groups for each in group.trajectories}
+    assert len(groups) >= 20 and yielded <= set(ledger.entries)
+    assert ledger.reasons[StopReason.CANCELLED] > 100
+
+
+# -- engines that die --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("retries", [0, 3])
+def test_an_engine_killed_in_mid_decode_and_restarted_loses_nothing(retries: int) -> None:
+    faults, books, ledger = Faults(), Books(), Ledger()
+
+    async def run() -> tuple[list[Group], int]:
+        context = faulty_context(faults, books, ledger, engine_retries=retries, concurrency=32)
+        engine = context.engine
+        assert isinstance(engine, FaultyEngine)
+
+        async def strike() -> None:
+            for _ in range(5):
+                await asyncio.sleep(0.42)
+                engine.kill(down_seconds=0.3)
+
+        striking = asyncio.ensure_future(strike())
+        groups = await play(context, 64, 4)
+        await striking
+        await settled(engine, faults, books)
+        return groups, engine.lost
+
+    (groups, lost), _ = run_virtual(run())
+    ledger.check(groups, 64, 4)
+    assert lost > 50
+    if retries:
+        assert set(ledger.reasons) == {StopReason.TERMINATED}
+    else:
+        assert ledger.reasons[StopReason.ENGINE_ERROR] >= lost
+        assert ledger.reasons[StopReason.TERMINATED] > 0
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Iterator[tuple[Any, ChatRenderer]]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    model, tokenizer = build_tiny()
+    yield model, ChatRenderer(tokenizer, ensure_env(make("agentrl/Arithmetic-v0")).tool_schemas(), tool_prompt="none")
+    torch.set_num_threads(threads)
+
+
+async def test_the_real_engine_whose_model_raises_in_mid_decode_gives_the_same_episodes_after_all(
+    tiny: tuple[Any, ChatRenderer], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, renderer = tiny
+    forward, calls, bad = model.forward, 0, {7, 8, 30}
+
+    def failing(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls in bad:
+            raise RuntimeError("device lost")
+        return forward(*args, **kwargs)
+
+    async def run() -> tuple[list[list[str]], Ledger]:
+        ledger = Ledger()
+        engine = TransformersEngine(model, stop_ids=renderer.stop_ids)
+        limits = RolloutLimits(max_turns=2, max_turn_tokens=12, concurrency=6, engine_retries=3)
+        environment = lambda: ensure_env(make("agentrl/Arithmetic-v0"))  # noqa: E731
+        context = RolloutContext(engine, renderer, environment, limits, ledger)
+        await engine.start()
+        try:
+            groups = await play(context, 4, 3, sleep=lambda seconds: asyncio.sleep(0))
+        finally:
+            await engine.close()
+        ledger.check(groups, 4, 3)
+        groups.sort(key=lambda group: group.group_id)
+        return [[content(each) for each in group.trajectories] for group in groups], ledger
+
+    expected, _ = await run()
+    monkeypatch.setattr(model, "forward", failing)
+    played, ledger = await run()
+    assert calls > max(bad)
+    assert not any(reason.aborted for reason in ledger.reasons)
+    assert played == expected
+
+
+# -- tools that hang ---------------------------------------------------------------------------------------------------
+
+
+class Workshop(ToolEnv):
+    """Four calls of a tool that goes wrong."""
+
+    def tasks(self, split: str) -> TaskSet:
+        return GeneratedTasks(split, 1000, lambda index: Task(f"{split}:{index}", split, (user("Go."),)))
+
+    def judge(self, episode: Episode) -> Verdict:
+        return Verdict(1.0, {"correct": 1.0})
+
+
+def workshop(faults: Faults) -> type[Workshop]:
+    class Faulty(Workshop):
+        tools = (FaultyTool(faults),)
+
+    return Faulty
+
+
+async def test_tools_that_hang_and_swallow_cancellation_are_observations(tiny: tuple[Any, ChatRenderer]) -> None:
+    faults, ledger = Faults({"call.hang": 0.1, "call.stubborn": 0.1, "call.raise": 0.1}, seed=5), Ledger()
+    renderer = ChatRenderer(tiny[0] and tiny[1].tokenizer, tool_prompt="none")
+    call = renderer.turn_ids(assistant("", (ToolCall(id="call_0", name="faulty", arguments='{"text": "x"}'),)))
+    answer = renderer.turn_ids(assistant("Done."))
+
+    def policy(prompt: list[int], sampling: Any) -> list[int]:
+        return answer if prompt.count(call[0]) >= 4 else call
+
+    environment = workshop(faults)
+    limits = RolloutLimits(max_turns=6, max_context=100_000, concurrency=32, step_seconds=5.0)
+    context = RolloutContext(ScriptedEngine(renderer, policy), renderer, environment, limits, ledger)
+    groups = await play(context, 16, 4)
+    ledger.check(groups, 16, 4)
+    assert set(ledger.reasons) == {StopReason.TERMINATED}
+    records = [
+        record for group in groups for each in group.trajectories for turn in each.turns for record in turn.tool_calls
+    ]
+    errors = Counter(record.error for record in records)
+    assert errors["timeout"] == faults.done["call.hang"] + faults.done["call.stubborn"] > 0
+    assert errors["failed"] == faults.done["call.raise"] > 0
+    faults.release()
+    for _ in range(500):
+        if asyncio.all_tasks() == {asyncio.current_task()}:
+            break
+        await asyncio.sleep(0.01)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
