@@ -130,6 +130,7 @@ def build_actors(config: RunConfig, policy: Policy, tokenizer: PreTrainedTokeniz
         probe.tool_schemas(),
         tool_format=config.model.tool_format,
         tool_prompt=config.model.tool_prompt,
+        history=config.model.history,
     )
     probe.close()
     engine_class = registry.engines.get(config.engine.name)

@@ -8,6 +8,7 @@ that hangs is lost to everybody else, and a pool is joined at exit.
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import contextvars
 import os
@@ -58,7 +59,8 @@ async def in_thread(function: Callable[P, T], *args: P.args, **kwargs: P.kwargs)
             except RuntimeError:
                 return
 
-    threading.Thread(target=work, name=f"agentrl-{getattr(function, '__name__', 'call')}", daemon=True).start()
+    # Thread.start would make the event loop wait until the new thread has run, up to some GIL intervals on a busy one.
+    _thread.start_new_thread(work, ())
     return await future
 
 

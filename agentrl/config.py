@@ -42,9 +42,13 @@ class ModelConfig(_Section):
     """Autocast precision of the learner; master weights are always fp32."""
     lora: LoraConfig | None = None
     gradient_checkpointing: bool = False
-    tool_format: str = "hermes"
+    tool_format: str = "auto"
+    """How the policy writes tool calls, by name; `auto`: as the chat template itself writes or teaches, else `hermes`."""
     tool_prompt: Literal["schema", "signature", "none"] = "schema"
     """How a template without tool support tells the policy of its tools: in full, in one line, not at all."""
+    history: Literal["template", "keep"] = "template"
+    """Where the chat template would rewrite what was sampled (dropped thinking): `template` shows the policy what the
+    template makes of it, and the training row forks; `keep` goes on from what was sampled, and no row ever forks."""
     device: str = "auto"
     """`auto`: the first GPU where there is one, else the CPU."""
 

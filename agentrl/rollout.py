@@ -105,7 +105,8 @@ class EnvSource:
 
     make_env: Callable[[], Env]
     """Makes one environment; it is reset for episode after episode and closed at the end."""
-    renderer: ChatRenderer
+    renderer: ChatRenderer | None
+    """None only for an engine without token ids (`Capabilities.tokens`)."""
 
 
 @dataclass(slots=True)
@@ -113,7 +114,8 @@ class RolloutContext:
     """What a rollout works with."""
 
     engine: Engine
-    renderer: ChatRenderer
+    renderer: ChatRenderer | None
+    """None only for an engine without token ids (`Capabilities.tokens`)."""
     make_env: Callable[[], Env]
     """Makes one environment; it is reset for episode after episode and closed at the end."""
     limits: RolloutLimits = field(default_factory=RolloutLimits)

@@ -237,6 +237,8 @@ class CallSlot:
             if not places.try_take(self):
                 with _waiting(self):
                     await places.take(self)
+        if self.ended:  # a task that the call left behind came back to it
+            self.give_back()
 
     def give_back(self) -> None:
         for places in self._places:
@@ -281,8 +283,8 @@ async def tool_slot(own: Places | None = None) -> AsyncIterator[CallSlot]:
 async def sandbox_ticket() -> None:
     """Wait for the sandbox place of the running episode, which keeps it until it ends.
 
-    For sessions that outlive the call. Ask before any lock that calls of the episode share: a call that waits for the
-    lock would keep its slot, and the one that has the lock could need it.
+    For sessions that outlive the call. Calls of an episode that share a session wait for one another by `in_turn`: one
+    that kept its slot while it waits for a lock could keep it from the call that has the lock.
     """
     if (tickets := current_episode()) is not None:
         await tickets.keep_sandbox()

@@ -226,7 +226,10 @@ class Trajectory:
             turn = self.turns[parent]
             pieces += [turn.sampled_ids, turn.new_ids]
             parent = turn.prefix_turn
-        return [token for piece in reversed(pieces) for token in piece]
+        ids: list[int] = []
+        for piece in reversed(pieces):
+            ids += piece
+        return ids
 
     def locate(self, context: Sequence[int]) -> tuple[int | None, list[int]]:
         """Split a new turn's context into `(prefix_turn, new_ids)`, the latest turn that is a prefix of it first."""

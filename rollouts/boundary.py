@@ -31,6 +31,8 @@ TEARDOWN_SHARE = 0.1
 """Part of an episode's deadline that is kept for its teardown ..."""
 TEARDOWN_SECONDS = 30.0
 """... and the most that this may be: a container that has not died by then will not."""
+NEGLIGIBLE = 1e-3
+"""Seconds of credit that are not worth another wait."""
 WAIT_SHARE = 1 / 3
 """One wait of a teardown takes at most this part of what is left, so that any number of waits fit into it."""
 
@@ -175,14 +177,20 @@ async def bounded(
     limit: Limit,
     grace: Callable[[], float],
     abandoned: Callable[[asyncio.Task[T]], object],
+    credit: Callable[[], float] = float,
 ) -> T:
     """Await `call` for at most `limit`, plus `grace()` for its cancellation if it is overdue or the caller cancelled.
 
-    A call that has not ended by then goes to `abandoned`. Raises what the call raises, or `Overdue`.
+    `credit()` is how many seconds so far do not count (the call waited for others). A call that has not ended by then
+    goes to `abandoned`. Raises what the call raises, or `Overdue`.
     """
     task = asyncio.ensure_future(call)
+    credited = 0.0
     try:
         await asyncio.wait({task}, timeout=limit.seconds)
+        while not task.done() and (more := credit() - credited) > NEGLIGIBLE:
+            credited += more
+            await asyncio.wait({task}, timeout=more)
         if task.cancelled():
             raise RuntimeError("the call cancelled itself")
         if task.done():

@@ -31,7 +31,7 @@ class AdaptiveConcurrency:
     |----------------------------------------------------|--------------------------------------------------------|
     | one of `cooldown` after a change                   | stays: the engine does not show the change yet         |
     | pressure, not yet `patience` times in a row        | stays: a burst of new requests looks the same          |
-    | pressure                                           | times `decrease`, at least one less; slow start ends   |
+    | pressure                                           | times `decrease`, rounded down; slow start ends        |
     | room, in_flight >= limit, slow start               | doubles                                                |
     | room, in_flight >= limit                           | one sixteenth more, at least one                       |
     | settled, or room that the limit does not keep free | stays                                                  |
@@ -84,7 +84,7 @@ class AdaptiveConcurrency:
             self._strikes += 1
             if self._strikes >= self.patience:
                 self.slow_start = False
-                self._change(min(int(self.limit * self.decrease), self.limit - 1))
+                self._change(int(self.limit * self.decrease))
             return self.limit
         self._strikes = 0
         if self._room(load) and in_flight >= self.limit:

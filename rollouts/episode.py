@@ -16,6 +16,7 @@ from itertools import count
 from typing import Any, TypeVar
 
 from agentrl.bridge import in_thread
+from agentrl.chat import ChatRenderer
 from agentrl.engines.base import Completion, FinishReason, Reply, Sampling
 from agentrl.env import Step
 from agentrl.errors import EngineError
@@ -38,6 +39,8 @@ BACKOFF_SECONDS = 0.5
 """Wait before the first retry of a generation; doubled before each further one."""
 LONG_TEXT = 20_000
 """Characters from which on tokenising leaves the event loop: about 10 ms of work there."""
+LONG_TURN = 5_000
+"""Sampled ids from which on reading them leaves the event loop."""
 
 
 @dataclass(slots=True)
@@ -144,7 +147,7 @@ class Episode:
         record.opening, record.info, record.env_id = opening.messages, opening.record, opening.env_id
         self._state_key = opening.state_key
         if self._tokens:
-            render = self.source.renderer.opening
+            render = self._renderer.opening
             self._context = await self._tokenise(opening.messages, render, opening.messages)
 
     async def _resume(self, origin: BranchPoint) -> None:
@@ -176,7 +179,7 @@ class Episode:
     async def _sampled(self, budget: int) -> Turn:
         """A turn of an engine that gives token ids."""
         completion = await self._generate(budget)
-        message = await self._tokenise([], self.source.renderer.parse, completion.ids)
+        message = await self._render(len(completion.ids) > LONG_TURN, self._renderer.parse, completion.ids)
         prefix_turn, new_ids = self.trajectory.locate(self._context)
         return Turn(
             new_ids=new_ids,
@@ -216,7 +219,7 @@ class Episode:
         self._state_key = None if key is None else str(key)
         if self._tokens:
             history = record.messages[: -len(turn.observation) or None]
-            following = (self.source.renderer.next_context, self._context, turn.sampled_ids, history, turn.observation)
+            following = (self._renderer.next_context, self._context, turn.sampled_ids, history, turn.observation)
             self._context = await self._tokenise([turn.message, *turn.observation], *following)
 
     async def _finish(self, reason: StopReason) -> None:
@@ -234,12 +237,17 @@ class Episode:
     def _tokens(self) -> bool:
         return self.services.context.engine.capabilities.tokens
 
+    @property
+    def _renderer(self) -> ChatRenderer:
+        assert self.source.renderer is not None  # checked at the start where the engine takes ids
+        return self.source.renderer
+
     def _sampling(self, budget: int) -> Sampling:
         return Sampling(
             max_tokens=budget,
             temperature=self.services.limits.temperature,
             seed=derive_seed(self.job.sampling_seed, "turn", len(self.trajectory.turns)),
-            stop_ids=self.source.renderer.stop_ids if self._tokens else (),
+            stop_ids=self._renderer.stop_ids if self._tokens else (),
         )
 
     async def _generate(self, budget: int) -> Completion:
@@ -328,12 +336,14 @@ class Episode:
         return limit if own is None else min(own, limit)
 
     async def _tokenise(self, messages: Sequence[Message], function: Callable[..., T], *arguments: object) -> T:
-        """Call the renderer, in a thread once the conversation, `messages` now included, is long."""
+        """Call the renderer for a conversation that `messages` belong to from now on."""
         self._characters += sum(len(message.text) for message in messages)
+        return await self._render(self._characters > LONG_TEXT, function, *arguments)
+
+    async def _render(self, long: bool, function: Callable[..., T], *arguments: object) -> T:
+        """Call the renderer, in a thread where it takes long."""
         with self._timed("tokenise"):
-            if self._characters > LONG_TEXT:
-                return await in_thread(function, *arguments)
-            return function(*arguments)
+            return await in_thread(function, *arguments) if long else function(*arguments)
 
     # -- the account ---------------------------------------------------------------------------------------------------
 

@@ -154,5 +154,8 @@ def _check_engine(context: RolloutContext) -> None:
                 f"rollout.{key}={value!r}: the engine decodes in lockstep, so it would wait for the episodes that wait "
                 "for this limit; switch lockstep off (engine.options.deterministic=false)"
             )
+    sources = [context.source(name) for name in ("", *context.envs)]
+    if can.tokens and any(source.renderer is None for source in sources):
+        raise ConfigError(f"engine {type(context.engine).__name__} takes token ids: every environment needs a renderer")
     if limits.decoding == "auto" and context.engine.load() is None:
         raise ConfigError("rollout.decoding='auto': the engine does not report its load; give a number")

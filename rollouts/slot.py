@@ -20,6 +20,7 @@ from agentrl.bridge import in_thread
 from agentrl.env import Env, Step, Verdict, ensure_env
 from agentrl.errors import EnvError
 from agentrl.messages import Message
+from agentrl.throttle import waited
 from agentrl.trajectory import StopReason
 
 from .boundary import Aborted, Deadline, Health, Limit, Overdue, Stage, StageLimits, abandon, as_data, bounded
@@ -148,8 +149,15 @@ class EnvSlot:
             abandon(task, _name(env), lambda _: env.aclose())
 
         self.broken = True
+        begun = waited()
+
+        def credit() -> float:
+            """Waiting for the rollout's own limits is not the environment's fault; the episode's deadline holds."""
+            return min(waited() - begun, deadline.play_left())
+
         try:
-            result = await bounded(call(env), deadline.limit(limit or self._limits.step), deadline.grace, abandoned)
+            within = deadline.limit(limit or self._limits.step)
+            result = await bounded(call(env), within, deadline.grace, abandoned, credit)
         except Exception as error:
             raise as_data(stage, error) from error
         self.broken = False

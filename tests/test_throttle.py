@@ -22,6 +22,7 @@ from agentrl.throttle import (
     Places,
     Throttle,
     current_episode,
+    in_turn,
     sandbox_slot,
     sandbox_ticket,
     tool_slot,
@@ -335,6 +336,50 @@ async def test_a_call_that_got_its_sandbox_has_its_slot_again() -> None:
 
     await asyncio.wait_for(asyncio.gather(*(in_episode(throttle, play) for _ in range(6))), HANG)
     assert gauge.most == 1
+
+
+async def test_a_task_that_a_call_left_waiting_does_not_take_the_slot_of_the_call_again() -> None:
+    throttle = Throttle(tools=1, sandboxes=1)
+    async with throttle.episode():
+        await sandbox_ticket()
+
+        async def second() -> asyncio.Task[None]:
+            async with throttle.episode(), tool_slot():
+                left = asyncio.create_task(sandbox_ticket())
+                await settle()
+            return left
+
+        left = await second()
+
+    async def call() -> None:
+        async with tool_slot():
+            await sandbox_ticket()
+
+    await asyncio.wait_for(left, HANG)
+    await asyncio.wait_for(in_episode(throttle, call), HANG)
+
+
+async def test_calls_that_wait_for_their_turn_hold_no_slot() -> None:
+    """The circle: the only slot with a call that waits for its turn, the turn with one that waits for a slot."""
+    throttle, turn, order = Throttle(tools=1, sandboxes=1), Places(1), list[int]()
+
+    async def call(number: int) -> None:
+        async with tool_slot(), in_turn(turn):
+            await sandbox_ticket()
+            order.append(number)
+
+    async def other() -> None:
+        await sandbox_ticket()
+        for _ in range(3):
+            await settle()
+            async with tool_slot():
+                await asyncio.sleep(0)
+
+    async def both() -> None:
+        await asyncio.gather(*(call(number) for number in range(3)))
+
+    await asyncio.wait_for(asyncio.gather(in_episode(throttle, other), in_episode(throttle, both)), HANG)
+    assert order == [0, 1, 2]
 
 
 async def test_a_cancelled_wait_for_a_sandbox_loses_nothing() -> None:

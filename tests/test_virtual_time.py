@@ -110,6 +110,22 @@ def test_an_abandoned_thread_does_not_hold_the_clock() -> None:
     assert run_virtual(main())[1] == 5
 
 
+def test_the_end_waits_for_abandoned_workers_of_the_executor() -> None:
+    done = threading.Event()
+
+    def job() -> None:
+        time.sleep(0.1)
+        done.set()
+
+    async def main() -> None:
+        waiter = asyncio.create_task(asyncio.to_thread(job))
+        await asyncio.sleep(0)
+        waiter.cancel()
+
+    run_virtual(main())
+    assert done.is_set()
+
+
 def test_a_declared_foreign_thread_holds_the_clock() -> None:
     async def main() -> str:
         loop = asyncio.get_running_loop()

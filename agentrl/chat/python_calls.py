@@ -165,9 +165,7 @@ def call_text(call: ToolCall) -> str:
     arguments = arguments_of(call)
     if arguments is None:
         return object_text(call)
-    plain = {key: value for key, value in arguments.items() if _is_keyword(key)}
-    rest = {key: value for key, value in arguments.items() if key not in plain}
-    parts = [f"{key}={value!r}" for key, value in plain.items()] + ([f"**{rest!r}"] if rest else [])
+    parts = [f"{key}={value!r}" if _is_keyword(key) else f"**{ {key: value}!r}" for key, value in arguments.items()]
     return f"{call.name}({', '.join(parts)})"
 
 

@@ -162,7 +162,11 @@ class ChatRenderer:
     def _prepared(self, messages: Sequence[Message]) -> list[Message]:
         """The messages in the roles that the template knows, calls written as text."""
         prepared: list[Message] = []
-        for message in map(self._told, messages):
+        called = self.traits.tool_role and not self.traits.structured
+        for original in messages:
+            if self.traits.structured and original.role is not Role.TOOL:
+                called = bool(original.tool_calls)
+            message = self._told(original, called)
             before = prepared[-1] if prepared and prepared[-1].role is message.role is Role.USER else None
             if before and before.name == message.name == _WRAPPED:
                 prepared[-1] = before.model_copy(update={"content": f"{before.text}\n{message.text}"})
@@ -172,13 +176,13 @@ class ChatRenderer:
                 prepared.append(message)
         return prepared
 
-    def _told(self, message: Message) -> Message:
-        """One message in a role and a form that the template knows."""
+    def _told(self, message: Message, called: bool) -> Message:
+        """One message in a role and a form that the template knows; `called`: it would take a tool's result now."""
         if message.role is Role.ASSISTANT and self.traits.structured:
             return _in_channels(message)
         if message.role is Role.ASSISTANT and message.name != _SAMPLED:
             return assistant(self._written(message))
-        if message.role is Role.TOOL and not self.traits.tool_role:
+        if message.role is Role.TOOL and not called:
             return Message(role=Role.USER, content=self.format.format_result(message.text), name=_WRAPPED)
         if message.role is Role.SYSTEM and not self.traits.system_role:
             return user(message.text)
@@ -215,8 +219,8 @@ class ChatRenderer:
         """What the template writes for `observation` behind an answer that it does not rewrite."""
         answer = assistant(DUMMY)
         if self.traits.structured and any(result.role is Role.TOOL for result in observation):
-            call = message.tool_calls[0] if message.tool_calls else probe_call()
-            answer = assistant("", (ToolCall(id=call.id, name=call.name or "tool", arguments=f'"{DUMMY}"'),))
+            calls = message.tool_calls[:1]
+            answer = assistant("" if calls else DUMMY, tuple(_dummy(call) for call in calls))
         rendered = self._render([user("hi"), _sampled(answer), *observation], opens=False)
         _, found, rest = rendered.text.partition(DUMMY)
         places = [rest.find(end) + len(end) for end in (self.traits.end, *self._stops.values()) if end in rest]
@@ -266,6 +270,10 @@ def _in_channels(message: Message) -> Message:
     thoughts = _THINKING.findall(message.text)
     rest = _THINKING.sub("", message.text)
     return message.model_copy(update={"content": "\n\n".join(thoughts) or rest if message.tool_calls else rest})
+
+
+def _dummy(call: ToolCall) -> ToolCall:
+    return ToolCall(id=call.id, name=call.name or "tool", arguments=f'"{DUMMY}"')
 
 
 def _sampled(answer: Message) -> Message:

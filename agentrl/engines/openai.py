@@ -29,7 +29,7 @@ from agentrl.engines.openai_wire import (
     finish_of,
     parse,
 )
-from agentrl.errors import ConfigError, EngineError, EngineRefusal
+from agentrl.errors import ConfigError, EngineError
 from agentrl.messages import Message
 from agentrl.registry import engines, nearest
 

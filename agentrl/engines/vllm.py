@@ -25,7 +25,8 @@ from agentrl.components import checked_options
 from agentrl.engines import vllm_process
 from agentrl.engines.base import Capabilities, Completion, Engine, EngineLoad, FinishReason, Sampling
 from agentrl.engines.vllm_policy import LoraMode, PolicyFiles, Published
-from agentrl.errors import ConfigError, EngineError
+from agentrl.engines.weights import check_weights
+from agentrl.errors import ConfigError, EngineError, EngineRefusal
 from agentrl.seeding import derive_seed
 from agentrl.trajectory import Switch
 
@@ -172,7 +173,7 @@ class VllmEngine(Engine):
         except EngineError:
             raise
         except Exception as error:  # whatever vLLM raised, its caller must hear of it as a fault of the engine
-            raise EngineError(f"vLLM failed: {type(error).__name__}: {' '.join(str(error).split())}") from error
+            raise _kind_of(error)(f"vLLM failed: {type(error).__name__}: {' '.join(str(error).split())}") from error
         finally:
             self._in_flight -= 1
         return self._completion(output, label)
@@ -193,7 +194,8 @@ class VllmEngine(Engine):
             if self._in_flight and not self.capabilities.publish_in_flight:
                 raise EngineError(f"weights cannot be published while {self._in_flight} requests are in flight")
             if weights is not None:
-                self._files.load(weights)
+                check_weights(self.model, weights)
+                self.model.load_state_dict(dict(weights), strict=False)
             llm = await self._running()
             try:
                 await self._replace(llm, version)
@@ -328,9 +330,9 @@ class VllmEngine(Engine):
     def _checked(self, prompt_ids: Sequence[int], sampling: Sampling) -> int:
         """The most tokens that may be sampled; what vLLM would die of or bend is refused."""
         if not prompt_ids:
-            raise EngineError("the prompt is empty")
+            raise EngineRefusal("the prompt is empty")
         if min(prompt_ids) < 0 or max(prompt_ids) >= self._vocabulary:
-            raise EngineError(f"the prompt has ids outside the model's vocabulary of {self._vocabulary}")
+            raise EngineRefusal(f"the prompt has ids outside the model's vocabulary of {self._vocabulary}")
         if not (sampling.temperature == 0 or sampling.temperature >= COLDEST):
             raise ConfigError(f"temperature must be 0 or at least {COLDEST} with vLLM, got {sampling.temperature}")
         return min(sampling.max_tokens, self.max_context - len(prompt_ids))
@@ -419,6 +421,12 @@ async def _last(outputs: Any) -> Any:
     if last is None:
         raise EngineError("vLLM ended the request without output")
     return last
+
+
+def _kind_of(error: Exception) -> type[EngineError]:
+    """A refusal for what vLLM calls the client's mistake; older versions raise ValueErrors for those."""
+    mistake = getattr(_module("vllm.exceptions"), "VLLMClientError", ValueError)
+    return EngineRefusal if isinstance(error, mistake | ValueError) else EngineError
 
 
 def _core_ids(llm: Any) -> list[int]:

@@ -69,15 +69,6 @@ class PolicyFiles:
             if not self.rank:
                 raise ConfigError(f"engine 'vllm': lora='adapter' holds ranks up to {RANKS[-1]}, not {largest}")
 
-    def load(self, weights: Mapping[str, Any]) -> None:
-        """Copy `weights` into the module; raises `ConfigError` for names or shapes that it lacks."""
-        try:
-            unexpected = self.model.load_state_dict(dict(weights), strict=False).unexpected_keys
-        except RuntimeError as error:
-            raise ConfigError(f"published weights do not fit the model: {' '.join(str(error).split())}") from error
-        if unexpected:
-            raise ConfigError(f"published weights name {unexpected[0]!r}, which the model lacks")
-
     @torch.no_grad()
     def write(self, folder: Path) -> Published:
         """The whole policy in transformers form, adapters merged unless they travel by themselves."""

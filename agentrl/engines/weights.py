@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from agentrl.errors import ConfigError
+
 
 def weights_hash(weights: Mapping[str, Any]) -> str:
     """SHA-256, 64 hexadecimal digits, over names, types, shapes and bytes of tensors, arrays or bytes-like values."""
@@ -47,6 +49,17 @@ def distinct(weights: Mapping[str, Any]) -> dict[str, Any]:
 def module_hash(module: Any) -> str:
     """`weights_hash` of a torch module: every parameter and persistent buffer once, however many names it has."""
     return weights_hash(distinct(module.state_dict()))
+
+
+def check_weights(model: Any, weights: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` for a name or shape in `weights` that a torch module lacks, before anything is copied."""
+    own = model.state_dict()
+    for name, tensor in weights.items():
+        if name not in own:
+            raise ConfigError(f"published weights name {name!r}, which the model lacks")
+        if tensor.shape != own[name].shape:
+            shapes = f"{tuple(tensor.shape)}, not {tuple(own[name].shape)}"
+            raise ConfigError(f"published weights do not fit the model: {name!r} has shape {shapes}")
 
 
 def _digest(value: Any) -> str:

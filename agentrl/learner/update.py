@@ -212,10 +212,10 @@ class Learner:
             return
         self.optimiser.zero_grad(set_to_none=True)
         raise TrainingError(
-            f"the engine's log-probabilities differ from the learner's by {measured:.3g} nats a token in the mean, more "
-            f"than loss.mismatch_bound={bound:g}; nothing was stepped. Likely causes: the engine treats temperature, "
-            f"top-p or top-k otherwise than the learner (temperature {self.temperature:g}), serves other weights than "
-            "those that were published, or computes in a much lower precision"
+            f"the engine's log-probabilities differ from the learner's by {measured:.3g} nats a token in the mean, "
+            f"more than loss.mismatch_bound={bound:g}; nothing was stepped. Likely causes: the engine treats "
+            f"temperature, top-p or top-k otherwise than the learner (temperature {self.temperature:g}), serves other "
+            "weights than those that were published, or computes in a much lower precision"
         )
 
     def _loss(self, step: _Step, members: list[int], tally: Tally, fresh: bool, detach: bool) -> Tensor:

@@ -21,7 +21,7 @@ from agentrl.engines import vllm_process
 from agentrl.engines.base import Completion, FinishReason, Sampling
 from agentrl.engines.vllm import VllmEngine
 from agentrl.engines.weights import module_hash
-from agentrl.errors import ConfigError, EngineError
+from agentrl.errors import ConfigError, EngineError, EngineRefusal
 from agentrl.learner.policy import Policy
 from agentrl.models.tiny import build_tiny
 from tests.engines.small import assert_exact, assert_same, make_model, plain_logprobs
@@ -30,8 +30,6 @@ pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module")]
 
 STOP = 3
 SLOTS = 16
-NEVER = (10_000,)
-"""A stop id outside the vocabulary."""
 
 
 def prompt_of(seed: int, length: int = 12) -> list[int]:
@@ -64,7 +62,7 @@ def perturb(model: Any, scale: float = 0.02, seed: int = 0) -> None:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def engine() -> AsyncIterator[VllmEngine]:
     model, _ = build_tiny()
-    made = VllmEngine.for_policy(model, stop_ids=[STOP], max_slots=SLOTS, max_context=256, cache_gib=0.25)
+    made = VllmEngine.for_policy(model, stop_ids=[], max_slots=SLOTS, max_context=256, cache_gib=0.25)
     await made.start()
     yield made
     await made.close()
@@ -76,8 +74,9 @@ async def engine() -> AsyncIterator[VllmEngine]:
 
 @pytest.mark.parametrize("temperature", [1.0, 0.6, 1.7])
 async def test_logprobs_are_those_of_the_model_at_the_sampling_temperature(
-    engine: VllmEngine, temperature: float
+    engine: VllmEngine, temperature: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(engine, "stop_ids", (STOP,))
     prompts = [prompt_of(index, 3 + 4 * index) for index in range(7)]
     for prompt, completion in zip(prompts, await together(engine, prompts, temperature=temperature), strict=True):
         assert_exact(engine.model, prompt, completion, temperature)
@@ -117,19 +116,19 @@ async def test_a_stop_id_ends_a_completion_and_is_part_of_it(engine: VllmEngine)
 
 
 async def test_the_context_bounds_a_completion(engine: VllmEngine) -> None:
-    assert len((await engine.generate(prompt_of(4, 250), Sampling(max_tokens=50, stop_ids=NEVER))).ids) == 6
+    assert len((await engine.generate(prompt_of(4, 250), Sampling(max_tokens=50))).ids) == 6
     full = await engine.generate(prompt_of(4, 256), Sampling(max_tokens=50))
     assert (full.ids, full.finish_reason) == ([], FinishReason.LENGTH)
 
 
-@pytest.mark.parametrize("prompt", [[], [5, 100_000], [-1]])
-async def test_a_prompt_that_cannot_be_run_fails_alone(engine: VllmEngine, prompt: list[int]) -> None:
+@pytest.mark.parametrize(("prompt", "stop"), [([], 1), ([5, 100_000], 1), ([-1], 1), ([5], 100_000)])
+async def test_a_request_that_cannot_be_run_is_refused_alone(engine: VllmEngine, prompt: list[int], stop: int) -> None:
     failed, fine = await asyncio.gather(
-        engine.generate(prompt, Sampling(max_tokens=3)),
+        engine.generate(prompt, Sampling(max_tokens=3, stop_ids=(stop,))),
         engine.generate(prompt_of(5), Sampling(max_tokens=3)),
         return_exceptions=True,
     )
-    assert isinstance(failed, EngineError)
+    assert isinstance(failed, EngineRefusal)
     assert isinstance(fine, Completion)
 
 
@@ -140,7 +139,7 @@ async def test_a_temperature_that_vllm_would_raise_is_refused(engine: VllmEngine
 
 async def test_more_requests_than_slots_wait_and_the_load_shows_it(engine: VllmEngine) -> None:
     tasks = [
-        asyncio.create_task(engine.generate(prompt_of(index), Sampling(max_tokens=60, seed=index, stop_ids=NEVER)))
+        asyncio.create_task(engine.generate(prompt_of(index), Sampling(max_tokens=60, seed=index)))
         for index in range(3 * SLOTS)
     ]
     seen = []
@@ -159,7 +158,7 @@ async def test_more_requests_than_slots_wait_and_the_load_shows_it(engine: VllmE
 
 
 async def test_a_cancelled_request_leaves_vllm(engine: VllmEngine) -> None:
-    task = asyncio.create_task(engine.generate(prompt_of(1), Sampling(max_tokens=200, stop_ids=NEVER)))
+    task = asyncio.create_task(engine.generate(prompt_of(1), Sampling(max_tokens=200)))
     await decoding(engine)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -218,7 +217,7 @@ async def test_requests_in_flight_go_on_under_new_weights_token_by_token(engine:
     await engine.publish(build_tiny(seed=2)[0].state_dict(), 7)
     old, _ = build_tiny(seed=2)
     prompts = [prompt_of(index, 20) for index in range(4)]
-    sampling = [Sampling(max_tokens=200, seed=index, stop_ids=NEVER) for index in range(4)]
+    sampling = [Sampling(max_tokens=200, seed=index) for index in range(4)]
     tasks = [asyncio.create_task(engine.generate(prompt, each)) for prompt, each in zip(prompts, sampling, strict=True)]
     await decoding(engine)
     await asyncio.sleep(0.1)
@@ -263,7 +262,7 @@ async def test_a_killed_vllm_fails_every_pending_request_and_starts_again_with_t
 ) -> None:
     published = await engine.publish(None, 10)  # starts it again after the test before
     tasks = [
-        asyncio.create_task(engine.generate(prompt_of(index), Sampling(max_tokens=200, stop_ids=NEVER)))
+        asyncio.create_task(engine.generate(prompt_of(index), Sampling(max_tokens=200)))
         for index in range(2 * SLOTS)
     ]
     await decoding(engine)
@@ -280,7 +279,7 @@ async def test_a_killed_vllm_fails_every_pending_request_and_starts_again_with_t
 
 
 async def test_closing_fails_what_is_pending_and_leaves_no_process_and_no_file(engine: VllmEngine) -> None:
-    task = asyncio.create_task(engine.generate(prompt_of(1), Sampling(max_tokens=230, stop_ids=NEVER)))
+    task = asyncio.create_task(engine.generate(prompt_of(1), Sampling(max_tokens=230)))
     await decoding(engine)
     folder, processes = engine._folder, descendants()
     assert folder is not None and folder.is_dir() and len(processes) >= 2

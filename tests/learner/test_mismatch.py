@@ -104,7 +104,7 @@ def test_a_step_that_is_skipped_leaves_the_next_one_fresh() -> None:
         own.update(trajectories, advantages)
 
 
-# -- a whole run ---------------------------------------------------------------------------------------------------------
+# -- a whole run -------------------------------------------------------------------------------------------------------
 
 SMALL = [
     *("steps=2", "eval.episodes=0", "warm_start=null", "checkpoint.every=1"),

@@ -34,7 +34,7 @@ from agentrl.tool_env import Episode, ToolEnv
 from agentrl.trajectory import Group, StopReason, Trajectory
 from agentrl.virtual_time import run_virtual
 from tests.rollouts.fakes import FakeEngine, World, content, context_of, requests
-from tests.rollouts.faults import Books, FaultyBlockingEnv, FaultyEngine, FaultyEnv, Faults, FaultyTool
+from tests.rollouts.faults import Books, Faults, FaultyBlockingEnv, FaultyEngine, FaultyEnv, FaultyTool
 
 FAILED = {StopReason.TIMEOUT, StopReason.ENV_ERROR, StopReason.ENGINE_ERROR}
 PATIENCE = 20.0

@@ -68,6 +68,15 @@ def test_a_sample_is_judged_by_when_its_turn_will_come() -> None:
     assert not admission.accept(0)
 
 
+def test_a_version_that_is_ahead_of_the_books_counts() -> None:
+    admission = StalenessAdmission(bound=1, per_step=4)
+    assert admission.begin()
+    assert admission.begin()
+    admission.version = 2  # a trainer that steps without full batches
+    assert not admission.accept(0)
+    assert admission.accept(1)
+
+
 def test_a_resumed_run_continues_the_books() -> None:
     admission = StalenessAdmission(bound=2, per_step=8, version=5)
     assert (admission.accepted, admission.running, admission.capacity) == (40, 0, 24)
