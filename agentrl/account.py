@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from agentrl.trajectory import Trajectory
 
@@ -32,8 +33,8 @@ MEANING: Mapping[str, str] = {
 }
 
 _ON_ENGINE = ("prefill", "decode")
-_OFF_QUEUE = ("prefill", "decode", "tool", "tokenise", "env", "judge", "branch")
-"""What an episode must do, one after the other: its chain."""
+_ELSEWHERE = ("tokenise", "env", "judge", "branch")
+"""With the tools, what an episode must do one after the other: its chain."""
 
 
 def episode_account(trajectory: Trajectory) -> dict[str, float]:
@@ -52,20 +53,28 @@ def episode_account(trajectory: Trajectory) -> dict[str, float]:
     return spent
 
 
-def lower_bound(
-    chains: Iterable[tuple[float, float]], *, slots: float = float("inf"), workers: float = float("inf")
-) -> float:
-    """The least makespan (seconds) of episodes with these (decoding seconds, other seconds) on `slots` and `workers`.
+class Chain(NamedTuple):
+    """What one episode has to do, seconds, one after the other."""
 
-    LB = max(max_i (g_i + u_i), sum g / K, sum u / M), with g_i the seconds that episode i needs a decoding slot and u_i
-    those that it needs a worker.
+    decoding: float
+    """On one of the decoding slots."""
+    tools: float
+    """On one of the tool workers."""
+    other: float = 0.0
+    """On nothing that is limited."""
+
+
+def lower_bound(chains: Iterable[Chain], *, slots: float = float("inf"), workers: float = float("inf")) -> float:
+    """The least makespan (seconds) of these chains on `slots` (K) decoding slots and `workers` (M) for tools.
+
+    LB = max(max_i (g_i + u_i + r_i), sum g / K, sum u / M), with g, u, r the seconds of decoding, tools and the rest.
     """
-    longest = decoding = other = 0.0
-    for on_engine, off_engine in chains:
-        longest = max(longest, on_engine + off_engine)
-        decoding += on_engine
-        other += off_engine
-    return max(longest, decoding / slots, other / workers)
+    longest = decoding = tools = 0.0
+    for chain in chains:
+        longest = max(longest, sum(chain))
+        decoding += chain.decoding
+        tools += chain.tools
+    return max(longest, decoding / slots, tools / workers)
 
 
 @dataclass(slots=True)
@@ -91,8 +100,8 @@ class BatchAccount:
     mean_lag: float = 0.0
     seconds: dict[str, float] = field(default_factory=lambda: dict.fromkeys(STAGES, 0.0))
     """Episode-seconds by stage."""
-    chains: list[tuple[float, float]] = field(default_factory=list)
-    """Seconds on and off the engine of each episode."""
+    chains: list[Chain] = field(default_factory=list)
+    """Of each episode."""
 
     def add(self, trajectory: Trajectory) -> None:
         """Count one more episode."""
@@ -101,8 +110,8 @@ class BatchAccount:
             self.seconds[stage] += seconds
         self.episodes += 1
         self.turns += len(trajectory.turns)
-        on_engine = sum(account[stage] for stage in _ON_ENGINE)
-        self.chains.append((on_engine, sum(account[stage] for stage in _OFF_QUEUE) - on_engine))
+        decoding, other = (sum(account[stage] for stage in stages) for stages in (_ON_ENGINE, _ELSEWHERE))
+        self.chains.append(Chain(decoding, account["tool"], other))
 
     @property
     def shares(self) -> dict[str, float]:

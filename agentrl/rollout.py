@@ -122,6 +122,8 @@ class RolloutContext:
     on_episode: Callable[[GroupRequest, Trajectory], None] | None = None
     """Called with each episode as it finishes (store, live display), on the event loop: it must be quick."""
     policies: RolloutPolicies = field(default_factory=RolloutPolicies)
+    version: int = 0
+    """Version of the weights that the engine serves at the start; staleness is counted from it."""
     envs: Mapping[str, EnvSource] = field(default_factory=dict)
     """Further environments by the names that requests use."""
 

@@ -1,9 +1,6 @@
-"""Gates: who may go on, and who goes first.
+"""PriorityGate: how many may be inside at one time, and who goes first. Its limit may change at any time.
 
-`PriorityGate` bounds how many are inside at one time; its limit may change at any time. `Pause` holds everybody back
-for a while, such as new generations during an update of the weights.
-
-Invariant of `PriorityGate`: somebody waits only while as many are inside as the limit allows; no slot is ever lost,
+Invariant: somebody waits only while as many are inside as the limit allows; no slot is ever lost,
 whatever is cancelled when.
 """
 
@@ -98,36 +95,6 @@ class Entry:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._gate.release()
-
-
-class Pause:
-    """A gate that is open or closed; open at first."""
-
-    def __init__(self) -> None:
-        self._open = asyncio.Event()
-        self._open.set()
-
-    @property
-    def closed(self) -> bool:
-        return not self._open.is_set()
-
-    def close(self) -> None:
-        """Hold back whoever comes from now on. Idempotent."""
-        self._open.clear()
-
-    def open(self) -> None:
-        """Let everybody pass. Idempotent."""
-        self._open.set()
-
-    async def passed(self) -> float:
-        """Wait until it is open; returns the seconds waited, by the loop's clock."""
-        if self._open.is_set():
-            return 0.0
-        loop = asyncio.get_running_loop()
-        began = loop.time()
-        while not self._open.is_set():  # closed again before this task could run
-            await self._open.wait()
-        return loop.time() - began
 
 
 def _checked(limit: int | None) -> int | None:

@@ -7,6 +7,7 @@ first; with `auto` its limit follows the engine's load.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -30,6 +31,9 @@ from .watchdog import LagWatchdog
 if TYPE_CHECKING:
     from .branching import Brancher
     from .stream import Stream
+
+OBSERVE_SECONDS = 0.05
+"""Between two looks at the engine's load: requests that end together are one observation."""
 
 Sleep = Callable[[float], Awaitable[object]]
 
@@ -71,9 +75,11 @@ class Services:
         self.updating = asyncio.Lock()
         self.discarding = False
         """An update stops the episodes under way; what has not begun goes back to the queue."""
-        self.version = 0
+        self.version = context.version
         bound = context.policies.max_staleness
-        self.admission = None if bound is None else StalenessAdmission(bound, context.policies.groups_per_version)
+        self.admission = (
+            None if bound is None else StalenessAdmission(bound, context.policies.groups_per_version, context.version)
+        )
         self.streams: set[Stream] = set()
         self.adaptive: AdaptiveConcurrency | None = None
         if limits.decoding == "auto":
@@ -81,6 +87,7 @@ class Services:
             self.decoding = PriorityGate(self.adaptive.limit)
         else:
             self.decoding = PriorityGate(limits.decoding)
+        self._observed = -math.inf
         self.book = self._new_book()
 
     def _new_book(self) -> Book:
@@ -120,7 +127,11 @@ class Services:
                 self._adapt()
 
     def _adapt(self) -> None:
-        if self.adaptive is not None and (load := self.context.engine.load()) is not None:
+        if self.adaptive is None:
+            return
+        now = asyncio.get_running_loop().time()
+        if now - self._observed >= OBSERVE_SECONDS and (load := self.context.engine.load()) is not None:
+            self._observed = now
             self.decoding.limit = self.adaptive.observe(load, self.decoding.running)
 
 

@@ -134,6 +134,9 @@ class Stream:
         for task in self._tasks:
             task.cancel()
         cancelled = await _finished(self._tasks)
+        if self._services.admission is not None:
+            for _ in self._open:
+                self._services.admission.reject()
         closing = {asyncio.ensure_future(self._close_environments())}
         cancelled = await _finished(closing) or cancelled
         self.watchdog.stop()
@@ -364,8 +367,8 @@ class Stream:
         good = not opened.given_up and services.failures.viable(group)
         if services.admission is not None:
             if good:
-                oldest = min((member.oldest_version or 0 for member in group.members), default=services.version)
-                good = services.admission.accept(oldest)
+                versions = [v for member in group.members if (v := member.oldest_version) is not None]
+                good = services.admission.accept(min(versions, default=services.version))
             else:
                 services.admission.reject()
         if good:

@@ -5,7 +5,8 @@ Three kinds of blocks, by the language behind the opening fence: JSON in `tool`,
 first, as in ReTool's and VerlTool's answers. A `json` block that has not the shape of a call is content, and so is a
 code block whose tool is known not to be on offer.
 
-A block begins at a line of its own and ends at the next line of only a fence.
+A block begins at a line of its own and ends at the next line of only a fence; where a further block begins first, it
+lacks its end.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from agentrl.chat.python_calls import read_call, read_calls
 from agentrl.chat.tool_calls import MarkedFormat, PromptStyle, ReadCall, Reading, Schemas, Tools, listed, tool_formats
 from agentrl.messages import ToolCall
 
-_CLOSE = re.compile(r"^[ ]{0,3}`{3,}[ \t]*+$", re.MULTILINE)
+_FENCE = re.compile(r"^[ ]{0,3}`{3,}+[ \t]*+([\w\-]*+)[ \t]*+$", re.MULTILINE)
 _CALLS = "tool_code"
 _DATA = "json"
 _SHAPE = re.compile(r'"(?:arguments|parameters)"\s*+:')
@@ -45,6 +46,16 @@ class Code(NamedTuple):
 
     tool: str
     argument: str
+
+
+class _Block(NamedTuple):
+    """Where a block ends."""
+
+    stop: int
+    """Position of its closing fence, or of what ends it without one."""
+    end: int
+    """Position behind the fence."""
+    closed: bool
 
 
 class CodeFenceFormat(MarkedFormat):
@@ -72,11 +83,11 @@ class CodeFenceFormat(MarkedFormat):
     def _read_code(self, text: str, begin: int, code: Code, schemas: Schemas | None) -> Reading | None:
         if schemas is not None and code.tool not in schemas:
             return None
-        close = _CLOSE.search(text, begin)
-        if close is None:
-            return Reading([ReadCall(code.tool, text[begin:].strip(), _CUT)], len(text))
-        body = text[begin : close.start()].removesuffix("\n")
-        return Reading([ReadCall(code.tool, dump({code.argument: body}))], close.end())
+        block = _block(text, begin)
+        body = text[begin : block.stop]
+        if not block.closed:
+            return Reading([ReadCall(code.tool, body.strip(), _CUT)], block.end)
+        return Reading([ReadCall(code.tool, dump({code.argument: body.removesuffix("\n")}))], block.end)
 
     def format(self, content: str, calls: Sequence[ToolCall], tools: Tools | None = None) -> str:
         return "\n".join(([content] if content else []) + [self._written(call) for call in calls])
@@ -86,7 +97,7 @@ class CodeFenceFormat(MarkedFormat):
         for language, code in self.code.items():
             if code.tool == call.name and arguments is not None and [*arguments] == [code.argument]:
                 body = arguments[code.argument]
-                if isinstance(body, str) and not _CLOSE.search(body):
+                if isinstance(body, str) and not _FENCE.search(body):
                     return f"```{language}\n{body}\n```"
         body = call.arguments if call.error is not None else object_text(call)
         return f"```{self.language}\n{body}\n```"
@@ -109,43 +120,51 @@ def _read_json(text: str, begin: int, *, must: bool) -> Reading | None:
     try:
         value, end = decode(text, start)
     except (ValueError, RecursionError) as error:
-        raw, end, closed = _block(text, begin, begin)
+        block = _block(text, begin)
+        raw = text[begin : block.stop].strip()
         if not must and not _SHAPE.search(raw):
             return None
-        return Reading([ReadCall("", raw, json_fault(error, raw) if closed else f"{_CUT}, and the JSON is broken")], end)
-    raw, stop, closed = _block(text, begin, end)
-    if not must and not _SHAPE.search(raw):
+        reason = json_fault(error, raw) if block.closed else f"{_CUT}, and the JSON is incomplete or invalid"
+        return Reading([ReadCall("", raw, reason)], block.end)
+    block = _block(text, end)
+    raw = text[begin : block.stop].strip()
+    if not must and not _SHAPE.search(text[start:end]):
         return None
-    trailing = text[end:stop].strip().strip("`") if closed else ""
-    if trailing:
-        return Reading([ReadCall("", raw, f"text after the JSON object: {trailing[:40]!r}")], stop)
-    return Reading([call_from_value(value, raw)], stop if closed else end)
+    trailing = text[end : block.stop].strip()
+    if block.closed and trailing:
+        return Reading([ReadCall("", raw, f"text after the JSON object: {trailing[:40]!r}")], block.end)
+    # Without its fence a block of whole JSON still is a call, and what follows is content.
+    return Reading([call_from_value(value, raw)], block.end if block.closed else end)
 
 
 def _read_python(text: str, begin: int, schemas: Schemas | None) -> Reading:
     """The calls of a `tool_code` block: one, a list, or one a line; `print(...)` around a call is taken off."""
+    block = _block(text, begin)
+    body = text[begin : block.stop].strip()
     calls: list[ReadCall] = []
-    position = skip_space(text, begin)
-    while position < len(text) and not _CLOSE.match(text, position):
-        if text.startswith("[", position):
-            read, end = read_calls(text, position + 1, schemas)
+    position = 0
+    while position < len(body) and not (calls and calls[-1].error):
+        if body.startswith("[", position):
+            read, position = read_calls(body, position + 1, schemas)
             calls += read
         else:
-            printed = text.startswith("print(", position)
-            call, end = read_call(text, position + len("print(") * printed, schemas)
-            end += printed and text.startswith(")", end)
+            printed = body.startswith("print(", position)
+            call, position = read_call(body, position + len("print(") * printed, schemas)
+            position += printed and body.startswith(")", position)
             calls.append(call)
-        position = skip_space(text, end)
-    close = _CLOSE.match(text, position)
-    return Reading(calls or [ReadCall("", "", "empty call: nothing in the block")], close.end() if close else position)
+        position = skip_space(body, position)
+    if not calls:
+        calls = [ReadCall("", body, "empty call: nothing in the block")]
+    return Reading(calls, block.end)
 
 
-def _block(text: str, begin: int, search: int) -> tuple[str, int, bool]:
-    """The text of a block whose end is sought from `search`, the position behind the fence, and whether it is there."""
-    close = _CLOSE.search(text, search)
-    if close is None:
-        return text[begin:].strip(), len(text), False
-    return text[begin : close.start()].strip(), close.end(), True
+def _block(text: str, search: int) -> _Block:
+    """The end of a block, which is sought from `search`."""
+    fence = _FENCE.search(text, search)
+    if fence is None or fence[1]:
+        stop = len(text) if fence is None else fence.start()
+        return _Block(stop, stop, False)
+    return _Block(fence.start(), fence.end(), True)
 
 
 tool_formats.register("code_fence", CodeFenceFormat())

@@ -28,6 +28,7 @@ History = Literal["template", "keep"]
 
 # Marks on messages that are never rendered: a user message that was a tool's result, an answer as it was sampled.
 _WRAPPED, _SAMPLED = "wrapped tool result", "as sampled"
+_GREETING = user("hi")
 _THINKING = re.compile(r"<think>\n?(.*?)\n?</think>\n*", re.DOTALL)
 
 
@@ -80,6 +81,7 @@ class ChatRenderer:
         self._tools = [dict(tool) if "function" in tool else {"type": "function", "function": tool} for tool in tools]
         self._prompted: PromptStyle | None = None
         self._appends: dict[Role, bool] = {}
+        self._greeted = ""  # the rendering of a greeting, which the window's begins with
         self._offer(tool_prompt)
 
     @property
@@ -194,25 +196,33 @@ class ChatRenderer:
         None if the template would not leave the conversation before `observation` as it was sampled.
         """
         if self.history == "keep" or all(self._appends.get(message.role, False) for message in observation):
-            return self._behind([user("hi")], sampled, history[-1], observation, opens=False)
-        return self._behind(history[:-1], sampled, history[-1], observation)
+            return self._in_window(sampled, history[-1], observation)
+        return self._in_whole(sampled, history, observation)
 
-    def _behind(
-        self,
-        before: Sequence[Message],
-        sampled: str,
-        message: Message,
-        observation: Sequence[Message],
-        *,
-        opens: bool = True,
-    ) -> Rendered | None:
-        """What a rendering of all these has behind the one of `before`, the sampled text and an end-of-turn token."""
-        answer = message if self.traits.structured else Message(role=Role.ASSISTANT, content=sampled, name=_SAMPLED)
-        prefix = self._render(before, opens=opens).plain + sampled
-        whole = self._render([*before, answer, *observation], opens=opens)
+    def _in_window(self, sampled: str, message: Message, observation: Sequence[Message]) -> Rendered | None:
+        """`_added` behind one exchange, so that it costs what is new."""
+        whole = self._render([_GREETING, self._answer(sampled, message), *observation], opens=False)
+        added = self._behind(whole, self._greeted + sampled)
+        if added is None:  # the answer is rewritten, or the template's own text has changed: a date
+            self._greeted = self._render([_GREETING], opens=False).plain
+            added = self._behind(whole, self._greeted + sampled)
+        return added
+
+    def _in_whole(self, sampled: str, history: Sequence[Message], observation: Sequence[Message]) -> Rendered | None:
+        """`_added` behind the whole conversation."""
+        before = self._render(history[:-1]).plain
+        whole = self._render([*history[:-1], self._answer(sampled, history[-1]), *observation])
+        return self._behind(whole, before + sampled)
+
+    def _answer(self, sampled: str, message: Message) -> Message:
+        """The message that the template is asked about: what was sampled, unless it wants calls apart."""
+        return message if self.traits.structured else assistant(sampled).model_copy(update={"name": _SAMPLED})
+
+    def _behind(self, whole: Rendered, said: str) -> Rendered | None:
+        """What `whole` has behind `said` and an end-of-turn token; None if it does not begin so."""
         for end in dict.fromkeys((self.traits.end, *self._stops.values())):
-            if (rest := whole.behind(prefix + end)) is not None:
-                return rest
+            if (added := whole.behind(said + end)) is not None:
+                return added
         return None
 
     def _apart(self, message: Message, observation: Sequence[Message]) -> Rendered:
@@ -221,7 +231,7 @@ class ChatRenderer:
         if self.traits.structured and any(result.role is Role.TOOL for result in observation):
             calls = message.tool_calls[:1]
             answer = assistant("" if calls else DUMMY, tuple(_dummy(call) for call in calls))
-        rendered = self._render([user("hi"), _sampled(answer), *observation], opens=False)
+        rendered = self._render([_GREETING, _sampled(answer), *observation], opens=False)
         _, found, rest = rendered.text.partition(DUMMY)
         places = [rest.find(end) + len(end) for end in (self.traits.end, *self._stops.values()) if end in rest]
         if not found or not places:
@@ -258,8 +268,8 @@ class ChatRenderer:
     def _window_suffices(self, history: Sequence[Message], observation: Sequence[Message]) -> bool:
         sampled = self._spoken(history[-1])
         try:
-            window = self._behind([user("hi")], sampled, history[-1], observation, opens=False)
-            whole = self._behind(history[:-1], sampled, history[-1], observation)
+            window = self._in_window(sampled, history[-1], observation)
+            whole = self._in_whole(sampled, history, observation)
         except ChatError:
             return False
         return window is not None and whole is not None and window.plain == whole.plain

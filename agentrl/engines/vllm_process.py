@@ -14,7 +14,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-QUIET = {"VLLM_LOGGING_LEVEL": "ERROR", "VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1", "VLLM_CONFIGURE_LOGGING": "1"}
+QUIET = {
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "VLLM_NO_USAGE_STATS": "1",
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_CONFIGURE_LOGGING": "1",
+}
 """What a start sets unless the user did: no chatter, no report of usage, no hub (the policy is a local folder)."""
 NO_COMPILER = {"TORCH_COMPILE_DISABLE": "1"}
 """Even without compiled graphs vLLM compiles one helper of its log-probabilities, at the first request, for 15 s."""

@@ -70,7 +70,7 @@ def conversations(draw: st.DrawFn, family: str) -> tuple[list[Message], list[tup
 
 
 @families
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(data=st.data())
 def test_appended_is_the_whole_or_a_counted_fork(family: str, data: st.DataObject) -> None:
     renderer = renderer_of(family)
@@ -108,7 +108,7 @@ def text_of(renderer: ChatRenderer, ids: list[int]) -> str:
 
 
 @families
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(data=st.data())
 def test_keep_never_forks(family: str, data: st.DataObject) -> None:
     renderer = renderer_of(family, "keep")

@@ -98,9 +98,7 @@ async def test_greedy_among_sampled_takes_the_most_likely_and_scores_at_temperat
 async def test_a_seeded_sample_is_repeated_and_does_not_depend_on_its_neighbours(engine: VllmEngine) -> None:
     prompts = [prompt_of(index, 5 + 3 * index) for index in range(6)]
     batch = await together(engine, prompts)
-    alone = [
-        await engine.generate(prompt, Sampling(max_tokens=15, seed=index)) for index, prompt in enumerate(prompts)
-    ]
+    alone = [await engine.generate(prompt, Sampling(max_tokens=15, seed=index)) for index, prompt in enumerate(prompts)]
     assert_same(batch, alone)
     same = await asyncio.gather(*(engine.generate(prompts[0], Sampling(max_tokens=15)) for _ in range(4)))
     assert len({tuple(completion.ids) for completion in same}) > 1  # requests without a seed get different ones
@@ -153,7 +151,10 @@ async def test_more_requests_than_slots_wait_and_the_load_shows_it(engine: VllmE
     assert max(load.cache_used or 0.0 for load in seen) > 0
     done = [task.result() for task in tasks]
     assert all(len(completion.ids) == 60 for completion in done)
-    assert max(completion.queue_seconds for completion in done) > min(done, key=lambda one: one.queue_seconds).queue_seconds
+    assert (
+        max(completion.queue_seconds for completion in done)
+        > min(done, key=lambda one: one.queue_seconds).queue_seconds
+    )
     assert all(completion.prefill_seconds > 0 and completion.decode_seconds > 0 for completion in done)
 
 
@@ -262,8 +263,7 @@ async def test_a_killed_vllm_fails_every_pending_request_and_starts_again_with_t
 ) -> None:
     published = await engine.publish(None, 10)  # starts it again after the test before
     tasks = [
-        asyncio.create_task(engine.generate(prompt_of(index), Sampling(max_tokens=200)))
-        for index in range(2 * SLOTS)
+        asyncio.create_task(engine.generate(prompt_of(index), Sampling(max_tokens=200))) for index in range(2 * SLOTS)
     ]
     await decoding(engine)
     processes = descendants()

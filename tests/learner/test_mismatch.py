@@ -114,7 +114,9 @@ SMALL = [
 
 
 def lines(folder: Path) -> list[dict[str, float]]:
-    read = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    """The metrics of the training steps that were finished."""
+    file = folder / "metrics.jsonl"
+    read = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     return [line for line in read if line["phase"] == "train"]
 
 

@@ -18,23 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
-from agentrl.chat import ChatRenderer
-from agentrl.engines.scripted import ScriptedEngine
-from agentrl.engines.transformers import TransformersEngine
-from agentrl.env import ensure_env, make
-from agentrl.messages import ToolCall, assistant, user
-from agentrl.models.tiny import build_tiny
-from agentrl.rollout import GroupRequest, RolloutContext, RolloutLimits
+from agentrl.rollout import GroupRequest, RolloutContext
 from agentrl.rollouts.boundary import _keepers
 from agentrl.rollouts.manager import Manager
-from agentrl.task import GeneratedTasks, Task, TaskSet, Verdict
-from agentrl.tool_env import Episode, ToolEnv
 from agentrl.trajectory import Group, StopReason, Trajectory
 from agentrl.virtual_time import run_virtual
-from tests.rollouts.fakes import FakeEngine, World, content, context_of, requests
-from tests.rollouts.faults import Books, Faults, FaultyBlockingEnv, FaultyEngine, FaultyEnv, FaultyTool
+from tests.rollouts.fakes import FakeEngine, World, context_of, requests
+from tests.rollouts.faults import Books, Faults, FaultyBlockingEnv, FaultyEngine, FaultyEnv
 
 FAILED = {StopReason.TIMEOUT, StopReason.ENV_ERROR, StopReason.ENGINE_ERROR}
 PATIENCE = 20.0
@@ -261,97 +252,3 @@ def test_an_engine_killed_in_mid_decode_and_restarted_loses_nothing(retries: int
     else:
         assert ledger.reasons[StopReason.ENGINE_ERROR] >= lost
         assert ledger.reasons[StopReason.TERMINATED] > 0
-
-
-@pytest.fixture(scope="module")
-def tiny() -> Iterator[tuple[Any, ChatRenderer]]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    model, tokenizer = build_tiny()
-    yield model, ChatRenderer(tokenizer, ensure_env(make("agentrl/Arithmetic-v0")).tool_schemas(), tool_prompt="none")
-    torch.set_num_threads(threads)
-
-
-async def test_the_real_engine_whose_model_raises_in_mid_decode_gives_the_same_episodes_after_all(
-    tiny: tuple[Any, ChatRenderer], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    model, renderer = tiny
-    forward, calls, bad = model.forward, 0, {7, 8, 30}
-
-    def failing(*args: Any, **kwargs: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        if calls in bad:
-            raise RuntimeError("device lost")
-        return forward(*args, **kwargs)
-
-    async def run() -> tuple[list[list[str]], Ledger]:
-        ledger = Ledger()
-        engine = TransformersEngine(model, stop_ids=renderer.stop_ids)
-        limits = RolloutLimits(max_turns=2, max_turn_tokens=12, concurrency=6, engine_retries=3)
-        environment = lambda: ensure_env(make("agentrl/Arithmetic-v0"))  # noqa: E731
-        context = RolloutContext(engine, renderer, environment, limits, ledger)
-        await engine.start()
-        try:
-            groups = await play(context, 4, 3, sleep=lambda seconds: asyncio.sleep(0))
-        finally:
-            await engine.close()
-        ledger.check(groups, 4, 3)
-        groups.sort(key=lambda group: group.group_id)
-        return [[content(each) for each in group.trajectories] for group in groups], ledger
-
-    expected, _ = await run()
-    monkeypatch.setattr(model, "forward", failing)
-    played, ledger = await run()
-    assert calls > max(bad)
-    assert not any(reason.aborted for reason in ledger.reasons)
-    assert played == expected
-
-
-# -- tools that hang ---------------------------------------------------------------------------------------------------
-
-
-class Workshop(ToolEnv):
-    """Four calls of a tool that goes wrong."""
-
-    def tasks(self, split: str) -> TaskSet:
-        return GeneratedTasks(split, 1000, lambda index: Task(f"{split}:{index}", split, (user("Go."),)))
-
-    def judge(self, episode: Episode) -> Verdict:
-        return Verdict(1.0, {"correct": 1.0})
-
-
-def workshop(faults: Faults) -> type[Workshop]:
-    class Faulty(Workshop):
-        tools = (FaultyTool(faults),)
-
-    return Faulty
-
-
-async def test_tools_that_hang_and_swallow_cancellation_are_observations(tiny: tuple[Any, ChatRenderer]) -> None:
-    faults, ledger = Faults({"call.hang": 0.1, "call.stubborn": 0.1, "call.raise": 0.1}, seed=5), Ledger()
-    renderer = ChatRenderer(tiny[0] and tiny[1].tokenizer, tool_prompt="none")
-    call = renderer.turn_ids(assistant("", (ToolCall(id="call_0", name="faulty", arguments='{"text": "x"}'),)))
-    answer = renderer.turn_ids(assistant("Done."))
-
-    def policy(prompt: list[int], sampling: Any) -> list[int]:
-        return answer if prompt.count(call[0]) >= 4 else call
-
-    environment = workshop(faults)
-    limits = RolloutLimits(max_turns=6, max_context=100_000, concurrency=32, step_seconds=5.0)
-    context = RolloutContext(ScriptedEngine(renderer, policy), renderer, environment, limits, ledger)
-    groups = await play(context, 16, 4)
-    ledger.check(groups, 16, 4)
-    assert set(ledger.reasons) == {StopReason.TERMINATED}
-    records = [
-        record for group in groups for each in group.trajectories for turn in each.turns for record in turn.tool_calls
-    ]
-    errors = Counter(record.error for record in records)
-    assert errors["timeout"] == faults.done["call.hang"] + faults.done["call.stubborn"] > 0
-    assert errors["failed"] == faults.done["call.raise"] > 0
-    faults.release()
-    for _ in range(500):
-        if asyncio.all_tasks() == {asyncio.current_task()}:
-            break
-        await asyncio.sleep(0.01)
-    assert asyncio.all_tasks() == {asyncio.current_task()}

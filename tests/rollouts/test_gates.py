@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agentrl.rollouts.gates import Pause, PriorityGate
+from agentrl.rollouts.gates import PriorityGate
 from agentrl.virtual_time import run_virtual
 
 
@@ -176,50 +176,5 @@ def test_no_slot_is_lost_and_no_limit_broken_under_random_cancellation(seed: int
                 task.result()
         assert (gate.running, gate.waiting) == (0, 0)
         assert {index for index, task in enumerate(tasks) if not task.cancelled()} <= set(entered)
-
-    run_virtual(main())
-
-
-def test_a_pause_holds_until_it_opens() -> None:
-    async def main() -> None:
-        pause = Pause()
-        assert not pause.closed
-        assert await pause.passed() == 0.0
-        pause.close()
-        pause.close()
-        waiters = [asyncio.create_task(pause.passed()) for _ in range(3)]
-        await asyncio.sleep(7)
-        assert pause.closed
-        assert not any(waiter.done() for waiter in waiters)
-        pause.open()
-        assert await asyncio.gather(*waiters) == pytest.approx([7, 7, 7])
-
-    run_virtual(main())
-
-
-def test_a_pause_that_closes_again_at_once_lets_nobody_through() -> None:
-    async def main() -> None:
-        pause = Pause()
-        pause.close()
-        waiter = asyncio.create_task(pause.passed())
-        await turns()
-        pause.open()
-        pause.close()
-        await asyncio.sleep(1)
-        assert not waiter.done()
-        pause.open()
-        assert await waiter == pytest.approx(1)
-
-    run_virtual(main())
-
-
-def test_a_cancelled_wait_at_a_pause_leaves_it_usable() -> None:
-    async def main() -> None:
-        pause = Pause()
-        pause.close()
-        with pytest.raises(TimeoutError):
-            await asyncio.wait_for(pause.passed(), 2)
-        pause.open()
-        assert await pause.passed() == 0.0
 
     run_virtual(main())

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agentrl.account import MEANING, STAGES, BatchAccount, episode_account, lower_bound
+from agentrl.account import MEANING, STAGES, BatchAccount, Chain, episode_account, lower_bound
 from agentrl.errors import ConfigError
 from agentrl.messages import assistant
 from agentrl.rollouts.doorway import Doorway
@@ -45,6 +45,21 @@ async def test_nobody_enters_a_shut_door_and_empty_waits_for_the_last() -> None:
     door.leave()
     await asyncio.gather(*tasks)
     assert order == ["empty", "late"] and door.inside == 1
+
+
+async def test_a_door_that_is_shut_again_at_once_lets_nobody_in() -> None:
+    door = Doorway()
+    door.shut = True
+    waiter = asyncio.ensure_future(door.enter())
+    await asyncio.sleep(0)
+    door.open()
+    door.shut = True
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not waiter.done() and door.inside == 0
+    door.open()
+    await waiter
+    assert door.inside == 1
 
 
 async def test_cancelled_waits_at_a_door_leave_nothing() -> None:
@@ -150,9 +165,9 @@ def test_an_account_sums_to_the_whole(turns: list[dict[str, float]], own: dict[s
 
 
 def test_the_lower_bound_of_the_field() -> None:
-    chains = [(4.0, 1.0), (2.0, 6.0), (3.0, 0.0)]
+    chains = [Chain(4.0, 1.0), Chain(2.0, 5.0, 1.0), Chain(3.0, 0.0)]
     assert lower_bound(chains) == 8.0
     assert lower_bound(chains, slots=1) == 9.0
-    assert lower_bound(chains, slots=1, workers=0.5) == 14.0
+    assert lower_bound(chains, slots=1, workers=0.5) == 12.0
     assert lower_bound([]) == 0.0
     assert math.isnan(BatchAccount().efficiency) and BatchAccount().lines()
