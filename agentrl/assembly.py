@@ -92,6 +92,18 @@ def policies_of(rollout: RolloutConfig) -> RolloutPolicies:
     )
 
 
+def build_rollout(rollout: RolloutConfig) -> Rollout:
+    """The rollout strategy over nothing, for its checks; those that depend on the engine are made at the start."""
+    from agentrl.engines.base import Unserved
+
+    def nothing() -> Env:
+        raise AssertionError("no episode is played here")
+
+    context = RolloutContext(Unserved(), None, nothing, limits_of(rollout), policies=policies_of(rollout))
+    strategy: Rollout = construct(registry.rollouts, rollout.strategy, context)
+    return strategy
+
+
 def build_transforms(config: RunConfig) -> list[Transform]:
     """The credit transforms in order, checked."""
     from agentrl import advantages
@@ -177,7 +189,7 @@ def check(config: RunConfig) -> list[str]:
         objectives.build_regulariser(spec)
     objectives.reduction_constant(config.loss.reduction, config.loss.norm)
     registry.engines.get(config.engine.name)
-    registry.rollouts.get(split_spec(config.rollout.strategy)[0])
+    build_rollout(config.rollout)
     rollout, losses = config.rollout, _names([config.loss.objective, *config.loss.regularisers])
     return [
         f"model       {config.model.name} ({kind}), {config.model.precision}, {_trained(config)}",

@@ -26,7 +26,7 @@ def _token(*words: str) -> str:
 _TOKEN = re.compile("|".join((_token("calls?", "(?:begin|end)"), _token("sep"))))
 _SEPARATED = re.compile(_token("sep"))
 _END = re.compile(_token("call", "end"))
-_NAMED = re.compile(r"\s*+([^\s`{]++)\s*+(?:```\w*+)?+\s*+(?=\{)")
+_NAMED = re.compile(r"\s*+([^\s`{<]++)\s*+(?:```\w*+)?+\s*+(?=\{)")
 _FENCE = re.compile(r"\s*+```[ \t]*+")
 
 _SCHEMA_PROMPT = """## Tools

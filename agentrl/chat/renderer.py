@@ -215,8 +215,13 @@ class ChatRenderer:
         return self._behind(whole, before + sampled)
 
     def _answer(self, sampled: str, message: Message) -> Message:
-        """The message that the template is asked about: what was sampled, unless it wants calls apart."""
-        return message if self.traits.structured else assistant(sampled).model_copy(update={"name": _SAMPLED})
+        """The message that the template is asked about: what was sampled, unless it wants calls apart.
+
+        What the template itself puts before an answer (Mistral v0.3: a space) was sampled too, and is no content.
+        """
+        if self.traits.structured:
+            return message
+        return Message(role=Role.ASSISTANT, content=sampled.removeprefix(self.traits.header), name=_SAMPLED)
 
     def _behind(self, whole: Rendered, said: str) -> Rendered | None:
         """What `whole` has behind `said` and an end-of-turn token; None if it does not begin so."""
@@ -227,11 +232,11 @@ class ChatRenderer:
 
     def _apart(self, message: Message, observation: Sequence[Message]) -> Rendered:
         """What the template writes for `observation` behind an answer that it does not rewrite."""
-        answer = assistant(DUMMY)
+        answer = Message(role=Role.ASSISTANT, content=DUMMY, name=_SAMPLED)
         if self.traits.structured and any(result.role is Role.TOOL for result in observation):
             calls = message.tool_calls[:1]
-            answer = assistant("" if calls else DUMMY, tuple(_dummy(call) for call in calls))
-        rendered = self._render([_GREETING, _sampled(answer), *observation], opens=False)
+            answer = assistant("" if calls else DUMMY, tuple(map(_dummy, calls)))
+        rendered = self._render([_GREETING, answer, *observation], opens=False)
         _, found, rest = rendered.text.partition(DUMMY)
         places = [rest.find(end) + len(end) for end in (self.traits.end, *self._stops.values()) if end in rest]
         if not found or not places:
@@ -267,6 +272,7 @@ class ChatRenderer:
 
     def _window_suffices(self, history: Sequence[Message], observation: Sequence[Message]) -> bool:
         sampled = self._spoken(history[-1])
+        sampled = sampled if self.traits.structured else self.traits.header + sampled
         try:
             window = self._in_window(sampled, history[-1], observation)
             whole = self._in_whole(sampled, history, observation)
@@ -284,10 +290,6 @@ def _in_channels(message: Message) -> Message:
 
 def _dummy(call: ToolCall) -> ToolCall:
     return ToolCall(id=call.id, name=call.name or "tool", arguments=f'"{DUMMY}"')
-
-
-def _sampled(answer: Message) -> Message:
-    return answer if answer.tool_calls else answer.model_copy(update={"name": _SAMPLED})
 
 
 def _observed(role: Role, text: str) -> list[Message]:

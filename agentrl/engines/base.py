@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from agentrl.errors import ConfigError
+from agentrl.errors import ConfigError, EngineError
 from agentrl.messages import Message
 from agentrl.trajectory import Switch
 
@@ -178,3 +178,19 @@ class Engine(ABC):
         lacking = [name for name, needed in needs.items() if needed and not getattr(self.capabilities, name)]
         if lacking:
             raise ConfigError(f"engine {type(self).__name__} cannot do: {', '.join(lacking)}")
+
+
+class Unserved(Engine):
+    """No engine: stands for any in the checks that are made before one is there."""
+
+    capabilities = Capabilities(tokens=False)
+
+    async def generate(
+        self, prompt_ids: Sequence[int], sampling: Sampling, *, session: str | None = None
+    ) -> Completion:
+        """Raises `EngineError`."""
+        raise EngineError("no engine is there yet")
+
+    def load(self) -> EngineLoad:
+        """Nothing."""
+        return EngineLoad(0, 0)

@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 from agentrl.components import checked_options, one_of
 from agentrl.engines.base import Capabilities, Completion, Engine, EngineLoad, FinishReason, Reply, Sampling
-from agentrl.engines.endpoint import Answer, Endpoint, Limits, RequestRefused, StatusError
+from agentrl.engines.endpoint import Answer, Endpoint, Limits, StatusError
 from agentrl.engines.openai_wire import (
     ChatCompletions,
     Choice,
@@ -55,6 +55,10 @@ _SEEDS = 2**63
 """Servers take seeds of 63 bits."""
 _PROBES = (1.0, 0.25)
 """Temperatures whose log-probabilities differ where the server counts the temperature in."""
+_PROBED_IDS = (0, 1, 2)
+"""Ids that every vocabulary has; after the first that leaves the next one open the answer is certain."""
+_BROAD = -0.1
+"""Nats: a likeliest id below this leaves enough to others for a temperature to show."""
 _SAME = 1e-3
 """Nats by which two log-probabilities may differ and still be of the same distribution: rounding of half precision."""
 
@@ -239,22 +243,26 @@ class OpenAIEngine(Engine):
 
     async def _probe(self) -> None:
         """See that ids and log-probabilities come back, and whether the latter know the temperature."""
-        best: list[float | None] = []
-        for temperature in _PROBES:
-            sampling = Sampling(max_tokens=1, temperature=temperature, seed=0)
-            body = self._prompt_body([0], sampling, 1) | {"logprobs": 1}  # 1: with the likeliest token
-            try:
-                choice = self._parse(Completions, await self.endpoint.request("POST", "completions", body)).choices[0]
-                self._sampled(choice, [0], 1)
-            except (RequestRefused, StatusError, _Inexact) as error:
-                raise ConfigError(
-                    f"mode='tokens' needs an endpoint that takes and gives token ids, such as vLLM's or SGLang's; "
-                    f"try mode='chat' for evaluation: {error}"
-                ) from None
-            top = choice.logprobs.top_logprobs if choice.logprobs else None
-            best.append(max(top[0].values()) if top and top[0] else None)
-        first, second = best
-        self.counts_temperature = first is not None and second is not None and abs(first - second) > _SAME
+        for token in _PROBED_IDS:
+            hot, cold = [await self._best(token, temperature) for temperature in _PROBES]
+            self.counts_temperature = hot is not None and cold is not None and abs(hot - cold) > _SAME
+            if hot is None or hot < _BROAD:
+                return
+
+    async def _best(self, token: int, temperature: float) -> float | None:
+        """Log-probability of the likeliest id after `token`, None if the server does not say."""
+        body = self._prompt_body([token], Sampling(max_tokens=1, temperature=temperature, seed=0), 1)
+        try:
+            answer = await self.endpoint.request("POST", "completions", body | {"logprobs": 1})
+            choice = self._parse(Completions, answer).choices[0]
+            self._sampled(choice, [token], 1)
+        except (StatusError, _Inexact) as error:
+            raise ConfigError(
+                "mode='tokens' needs an endpoint that takes and gives token ids, such as vLLM's or SGLang's; "
+                f"try mode='chat' for evaluation: {error}"
+            ) from None
+        top = choice.logprobs.top_logprobs if choice.logprobs else None
+        return max(top[0].values()) if top and top[0] else None
 
     def _capabilities(self, max_context: int | None) -> Capabilities:
         tokens = self.mode == "tokens"
@@ -267,7 +275,7 @@ class OpenAIEngine(Engine):
         return sampling.max_tokens if context is None else min(sampling.max_tokens, context - prompt)
 
     def _prompt_body(self, prompt: Sequence[int], sampling: Sampling, limit: int) -> dict[str, Any]:
-        body = {"model": self.model, "prompt": list(prompt), "max_tokens": limit, "stream": False, "n": 1}
+        body: dict[str, Any] = {"model": self.model, "prompt": list(prompt), "max_tokens": limit, "stream": False}
         body |= {"temperature": sampling.temperature, **_seed(sampling), **_UNTOUCHED, **_IDS}
         if stop := sampling.stop_ids or self.stop_ids:
             body["stop_token_ids"] = list(stop)
@@ -276,7 +284,8 @@ class OpenAIEngine(Engine):
     def _chat_body(
         self, messages: Sequence[Message], tools: Sequence[Mapping[str, Any]], sampling: Sampling
     ) -> dict[str, Any]:
-        body = {"model": self.model, "messages": [message.to_wire() for message in messages], "stream": False}
+        wire = [message.to_wire() for message in messages]
+        body: dict[str, Any] = {"model": self.model, "messages": wire, "stream": False}
         body |= {self.max_tokens_key: sampling.max_tokens, "temperature": sampling.temperature, **_seed(sampling)}
         if tools:
             body["tools"] = [dict(tool) for tool in tools]

@@ -229,7 +229,8 @@ class ReplicatedEngine(Engine):
             self._fail(replica, epoch, str(error))
             raise _ReplicaFailed from error
         except TimeoutError as error:
-            self._fail(replica, epoch, f"no answer within {self.timeout_seconds:g} s")
+            bound = "in time" if self.timeout_seconds is None else f"within {self.timeout_seconds:g} s"
+            self._fail(replica, epoch, f"no answer {bound}")
             raise _ReplicaFailed from error
         finally:
             replica.running -= 1
@@ -238,7 +239,10 @@ class ReplicatedEngine(Engine):
         return answer
 
     async def _restart(self, replica: _Replica) -> None:
-        await replica.engine.start()
+        try:
+            await replica.engine.start()
+        except ConfigError as error:  # it came back as another: its fault, and not the request's
+            raise EngineError(str(error)) from error
         if self._closed:  # meanwhile: what was started is nobody's
             await replica.engine.close()
             raise EngineError("the engine was closed")
@@ -295,7 +299,7 @@ class ReplicatedEngine(Engine):
 
     async def _publish_to(self, replica: _Replica, weights: Mapping[str, Any] | None, version: int) -> str:
         if not replica.up:
-            await replica.engine.start()
+            await self._restart(replica)
         return await replica.engine.publish(weights, version)
 
     async def _attest(self, replica: _Replica, completion: Completion, published: int) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import os
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -30,7 +31,7 @@ from agentrl.trajectory import Switch
 
 COLDEST = 0.01
 """vLLM raises temperatures between 0 and this one to it."""
-GRACE = 10.0
+GRACE = 6.0
 """Seconds that vLLM gets to end by itself, which frees its shared memory, before it is killed."""
 
 
@@ -222,6 +223,7 @@ class VllmEngine(Engine):
         try:
             self._llm = await asyncio.to_thread(self._launch, self._base.folder)
             self._processes = [found for pid in _core_ids(self._llm) for found in vllm_process.tree(pid)]
+            await self._llm.collective_rpc("agentrl_watch", args=(os.getpid(), _core_ids(self._llm)))
             await self._serve(self._llm, version)
         except EngineError:
             await self._end()
@@ -390,12 +392,10 @@ def fail_pending(llm: Any, error: EngineError) -> None:
 
 
 async def _last(outputs: Any) -> Any:
-    last = None
-    async for last in outputs:
-        pass
-    if last is None:
-        raise EngineError("vLLM ended the request without output")
-    return last
+    async for output in outputs:  # one, since only the final output was asked for
+        if output.finished:
+            return output
+    raise EngineError("vLLM ended the request without output")
 
 
 def _kind_of(error: Exception) -> type[EngineError]:

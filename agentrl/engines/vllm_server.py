@@ -72,10 +72,15 @@ class VllmServer:
         """`http://127.0.0.1:PORT`."""
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def processes(self) -> list[int]:
+        """Ids of the process and its descendants, parents first."""
+        return [] if self._process is None else [process.pid for process in vllm_process.tree(self._process.pid)]
+
     async def start(self, folder: Path) -> None:
         """Serve the model in `folder`; returns when the server answers, raises `EngineError` if it ends before."""
         self.port = _free_port()
-        self._output = tempfile.TemporaryFile()
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 - open as long as the process writes
         own = {"model": str(folder), "served_model_name": NAME, "host": "127.0.0.1", "port": self.port}
         command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *_flags({**own, **self.arguments})]
         with vllm_process.environment(compiled=self.compiled):
@@ -242,7 +247,11 @@ class VllmServerEngine(Engine):
         try:
             await client.start()
             self._client = client
-            await (self._attest() if self.server is not None else self._replace(self._version))
+            if self.server is not None:
+                await self._rpc("agentrl_watch", os.getpid(), self.server.processes)
+                await self._attest()
+            else:
+                await self._replace(self._version)
         except BaseException:
             await client.close()
             await self._end()
@@ -273,7 +282,7 @@ class VllmServerEngine(Engine):
         (digests,) = (await self._rpc("agentrl_digests"))["results"]
         self._hash = self._published.check(digests)
 
-    async def _rpc(self, method: str, *arguments: str) -> Any:
+    async def _rpc(self, method: str, *arguments: Any) -> Any:
         return await self._post("/collective_rpc", {"method": method, "args": list(arguments)})
 
     async def _post(self, path: str, body: Mapping[str, Any] | None = None) -> Any:

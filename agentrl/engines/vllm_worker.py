@@ -10,7 +10,12 @@ every sum has one term that is not zero.
 
 from __future__ import annotations
 
+import contextlib
+import os
+import select
+import signal
 from collections.abc import Iterator
+from threading import Thread
 from typing import Any
 
 import torch
@@ -35,6 +40,11 @@ class WeightsExtension:
             if _looks_up(module) and hasattr(module, "cpu_linear"):
                 module.quant_method.process_weights_after_loading(module)
 
+    def agentrl_watch(self, owner: int, processes: list[int]) -> None:
+        """Kill `processes` and this one when the process `owner` ends: vLLM's own would live on without it."""
+        watched = os.pidfd_open(owner)  # taken while the owner waits for this answer, so the id is its own
+        Thread(target=_kill_after, args=(watched, processes), daemon=True, name="agentrl-watch").start()
+
     def agentrl_digests(self, adapter: int = 0) -> dict[str, str]:
         """SHA-256 of every served tensor by its name in the checkpoint, and of LoRA adapter number `adapter`."""
         model = self.model_runner.get_model()
@@ -43,6 +53,13 @@ class WeightsExtension:
             if adapter:
                 served.update(_adapter(model, self.model_runner.lora_manager._adapter_manager, adapter))
         return tensor_digests(served)
+
+
+def _kill_after(watched: int, processes: list[int]) -> None:
+    select.select([watched], [], [])
+    for process in (*processes, os.getpid()):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
 
 
 def canonical(tensor: Tensor) -> Tensor:
@@ -106,7 +123,7 @@ def _split(
 
 def _adapter(model: Any, manager: Any, number: int) -> Iterator[tuple[str, Tensor]]:
     """The matrices A and B (scaled) in the slot of adapter `number`: what the adapted layers multiply with."""
-    slot = manager.lora_index_to_id.index(number)
+    slot, rank = manager.lora_index_to_id.index(number), manager.get_adapter(number).rank
     packed = getattr(model, "packed_modules_mapping", {})
     for name, module in model.named_modules():
         if not hasattr(module, "lora_a_stacked"):
@@ -114,5 +131,5 @@ def _adapter(model: Any, manager: Any, number: int) -> Iterator[tuple[str, Tenso
         parent, _, leaf = name.rpartition(".")
         for part, a, b in zip(packed.get(leaf, [leaf]), module.lora_a_stacked, module.lora_b_stacked, strict=True):
             if a[slot].any():  # a part that the adapter leaves alone is zero
-                yield f"{parent}.{part}.lora_A", canonical(a[slot, 0])
-                yield f"{parent}.{part}.lora_B", canonical(b[slot, 0])
+                yield f"{parent}.{part}.lora_A", canonical(a[slot, 0, :rank])
+                yield f"{parent}.{part}.lora_B", canonical(b[slot, 0, :, :rank])

@@ -71,14 +71,19 @@ class StubServer:
     """All requests but those for the list of models."""
     in_flight: int = 0
     most_in_flight: int = 0
-    connections: int = 0
+    writers: set[asyncio.StreamWriter] = field(default_factory=set)
     abandoned: int = 0
     """Requests whose client left before the answer."""
     chat: dict[str, Any] = field(default_factory=lambda: {"role": "assistant", "content": "Hello."})
 
+    @property
+    def connections(self) -> int:
+        """Connections that are open."""
+        return len(self.writers)
+
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection."""
-        self.connections += 1
+        self.writers.add(writer)
         try:
             while (asked := await _read(reader)) is not None:
                 await self._answer(Exchange(asked, reader, writer, self))
@@ -86,7 +91,7 @@ class StubServer:
         except (Break, ConnectionError, asyncio.IncompleteReadError):
             writer.transport.abort()
         finally:
-            self.connections -= 1
+            self.writers.discard(writer)
             writer.close()
 
     async def _answer(self, exchange: Exchange) -> None:
@@ -159,6 +164,10 @@ async def stub_server() -> AsyncIterator[StubServer]:
         yield stub
     finally:
         server.close()
+        for writer in stub.writers:
+            writer.transport.abort()
+        while stub.writers:
+            await asyncio.sleep(0.001)
         await server.wait_closed()
 
 

@@ -17,7 +17,9 @@ from agentrl.engines.transformers import TransformersEngine
 from agentrl.errors import ConfigError, TrainingError
 from agentrl.learner import Learner, Policy
 from agentrl.objectives.clip import ClippedRatio
-from agentrl.trainer import train
+from agentrl.observe import Observer
+from agentrl.trainer import Trainer, train
+from agentrl.trajectory import Switch
 from tests.learner.tiny_models import Batch, make_batch, make_model
 
 BOUND = 0.1
@@ -168,3 +170,16 @@ def test_the_bound_can_be_switched_off_and_must_be_positive() -> None:
     assert load_config(recipe="tiny", overrides=["loss.mismatch_bound=null"]).loss.mismatch_bound is None
     with pytest.raises(ConfigError, match=r"loss\.mismatch_bound=0"):
         load_config(recipe="tiny", overrides=["loss.mismatch_bound=0"])
+
+
+def test_weights_that_took_over_in_mid_turn_are_checked_too(tmp_path: Path) -> None:
+    trainer = Trainer(load_config(recipe="tiny", overrides=SMALL, out=str(tmp_path)), Observer())
+    trainer.weights_hash = "served"
+    trajectories, _ = make_batch(size=2)
+    for trajectory in trajectories:
+        for turn in trajectory.turns:
+            turn.weights_hash = "served"
+    trainer.check_records(trajectories)
+    trajectories[1].turns[-1].switches = [Switch(1, 1, "another")]
+    with pytest.raises(TrainingError, match="sampled by weights.*another"):
+        trainer.check_records(trajectories)
