@@ -45,23 +45,22 @@ class Places:
     def _try(self, holder: object) -> bool:
         if self._number is None or holder in self._held:
             return True
-        if self._queue or len(self._held) >= self._number:
+        if len(self._held) >= self._number:  # always so while somebody waits
             return False
         self._held.add(holder)
         return True
 
     async def take(self, holder: object) -> None:
-        """Wait until `holder` has a place; returns at once if it has. Ends, too, when another task gives it back."""
+        """Wait until `holder` has a place; returns at once if it has. Ends, too, when another task gives it back.
+
+        Whoever is cancelled in it must `give_back`, unless another task of the same holder goes on.
+        """
         with self._lock:
             if self._try(holder):
                 return
             turn = asyncio.get_running_loop().create_future()
             self._queue.setdefault(holder, []).append(turn)
-        try:
-            await turn
-        except asyncio.CancelledError:
-            self._leave(holder, turn)
-            raise
+        await turn
 
     def give_back(self, holder: object) -> None:
         """Free the place of `holder`, or its place in the queue. Idempotent."""
@@ -70,14 +69,6 @@ class Places:
             ready = self._queue.pop(holder, []) + self._admit()
         for turn in ready:
             _wake(turn)
-
-    def _leave(self, holder: object, turn: asyncio.Future[None]) -> None:
-        with self._lock:
-            waiting = self._queue.get(holder, [])
-            if turn in waiting:
-                waiting.remove(turn)
-                if not waiting:
-                    del self._queue[holder]
 
     def _admit(self) -> list[asyncio.Future[None]]:
         """Give what is free to the first in the queue."""
@@ -196,7 +187,7 @@ class EpisodeTickets:
         """A sandbox place for the time of a block; the running tool call holds no slot while it waits for that."""
         self._uses += 1
         try:
-            await self._take_sandbox()
+            await _take_aside(self.throttle.sandboxes, self)
             yield
         finally:
             self._free_use()
@@ -205,15 +196,10 @@ class EpisodeTickets:
         """A sandbox place until the end."""
         self._uses += 1
         try:
-            await self._take_sandbox()
+            await _take_aside(self.throttle.sandboxes, self)
         except BaseException:
             self._free_use()
             raise
-
-    async def _take_sandbox(self) -> None:
-        await _take_aside(self.throttle.sandboxes, self)
-        if self.ended:
-            self.throttle.sandboxes.give_back(self)
 
     def _free_use(self) -> None:
         self._uses -= 1

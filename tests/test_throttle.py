@@ -326,15 +326,22 @@ async def test_a_call_within_a_call_needs_no_slot_of_its_own_and_steps_aside_wit
 
 
 async def test_a_call_that_got_its_sandbox_has_its_slot_again() -> None:
-    throttle, gauge = Throttle(tools=1, sandboxes=2), Gauge()
+    throttle, gauge = Throttle(tools=1, sandboxes=3), Gauge()
 
     async def play() -> None:
         async with tool_slot():
             await sandbox_ticket()
             with gauge:
-                await asyncio.sleep(0)
+                await settle()
 
-    await asyncio.wait_for(asyncio.gather(*(in_episode(throttle, play) for _ in range(6))), HANG)
+    async with AsyncExitStack() as holders:
+        for _ in range(3):
+            await holders.enter_async_context(throttle.episode())
+            await sandbox_ticket()
+        waiting = [asyncio.create_task(in_episode(throttle, play)) for _ in range(3)]
+        await settle()
+        assert gauge.most == 0
+    await asyncio.wait_for(asyncio.gather(*waiting), HANG)  # all three got their sandboxes in the same moment
     assert gauge.most == 1
 
 

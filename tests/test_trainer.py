@@ -88,6 +88,9 @@ def test_seconds_add_up(finished: RunConfig) -> None:
     for line in (line for line in lines if line["phase"] == "train"):
         parts = line["seconds/rollout"] + line["seconds/update"] + line["seconds/other"]
         assert parts == pytest.approx(line["seconds"])
+        stages = sum(seconds for name, seconds in line.items() if name.startswith("seconds/rollout_"))
+        assert stages == pytest.approx(line["makespan"]) and line["makespan"] <= line["seconds/rollout"]
+        assert line["makespan_over_bound"] >= 1 - 1e-9
 
 
 def test_same_configuration_same_weights(finished: RunConfig, tmp_path: Path) -> None:
@@ -174,6 +177,43 @@ def test_kl_and_lora(tmp_path: Path) -> None:
     assert [line["kl"] for line in lines if line["phase"] == "train"]
 
 
+def test_groups_without_signal_are_dropped_and_replaced(tmp_path: Path) -> None:
+    """Dynamic sampling: every group that was trained on has variance, the others are kept as data; a resumed run
+    draws the same tasks in the place of the dropped ones."""
+    dynamic = ("rollout.drop_without_signal=true", "rollout.refill=3", "rollout.strategy={name: branch, turns: [1]}")
+    config = small(tmp_path, *dynamic, "eval.episodes=0", "warm_start.steps=40", "steps=3", "checkpoint.every=1")
+    with pytest.raises(KeyboardInterrupt):
+        train(config, observer=_StopAfter(2))
+    train(config, resume=True)
+    with RunStore(config.folder / "store.sqlite") as store:
+        (run,) = store.runs()
+        logged = dict(store.metrics(run.id, "train"))
+        assert sorted(logged) == [1, 2, 3]
+        for step, metrics in logged.items():
+            episodes = list(store.episodes(run.id, phase="train", step=step))
+            groups: dict[str, set[float]] = {}
+            for episode in episodes:
+                groups.setdefault(episode.group, set()).add(episode.reward)
+            without = sum(len(rewards) == 1 for rewards in groups.values())
+            assert metrics["groups/dropped"] == without
+            kept = len(groups) - without
+            assert kept <= 4 and metrics["episodes"] == 4 * kept
+            assert kept == 4 or without > 3 * 4  # all that were wanted, or the end of the patience
+            assert metrics["skipped"] == float(kept == 0)
+            assert metrics.get("zero_variance_groups", 0.0) == 0.0
+
+
+def test_a_step_without_signal_is_skipped(tmp_path: Path) -> None:
+    """An untrained policy is never right: nothing to learn from, and the weights stay as they are."""
+    never = ("rollout.drop_without_signal=true", "rollout.refill=0", "warm_start=null", "steps=2", "eval.episodes=0")
+    config = small(tmp_path, *never)
+    train(config)
+    with RunStore(config.folder / "store.sqlite") as store:
+        logged = dict(store.metrics(store.runs()[0].id, "train"))
+    assert all(metrics["skipped"] == 1.0 and metrics["groups/dropped"] > 0 for metrics in logged.values())
+    assert "grad_norm" not in logged[1]
+
+
 def test_a_second_run_does_not_overwrite_the_first(finished: RunConfig) -> None:
     with pytest.raises(ConfigError, match="resume it or choose another name"):
         train(finished)
@@ -209,7 +249,11 @@ def test_rows_that_differ_from_the_samples_stop_the_run(finished: RunConfig) -> 
         ("advantages=[{name: grpo, epsilon: 1}]", "eps"),
         ("loss.objective=clipp", "clip"),
         ("loss.reduction=seq_mean_token_sum_norm", "loss.norm"),
-        ("engine.name=vlm", "valid"),
+        ("engine.name=vlm", "did you mean 'vllm'"),
+        ("rollout.on_failure=retri", "did you mean 'retry'"),
+        ("rollout.stop_after=3", "drop_without_signal"),
+        ("rollout.decoding=8", "deterministic=false"),
+        ("rollout.strategy={name: branch, turns: [9]}", "rollout.max_turns"),
         ("rollout.strategy=indepedent", "independent"),
         ("rollout.group_size=1", "group"),
         ("eval.episodes=1000000", "eval.episodes"),

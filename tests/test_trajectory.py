@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import re
 import struct
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -239,6 +241,12 @@ def test_reward_messages_and_counts() -> None:
     assert trajectory.reward == 1.25
     assert trajectory.num_policy_tokens == 3
     assert [message.text for message in trajectory.messages] == ["q", "a", "o", "b"]
+
+
+def test_the_documented_stop_reasons_are_those_that_there_are() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "rollouts.md").read_text(encoding="utf-8")
+    table = dict(re.findall(r"^\| `(\w+)` \| (.*) \|$", page, re.MULTILINE))
+    assert {str(reason): reason.meaning for reason in StopReason}.items() <= table.items()
 
 
 def test_aborted_episodes_are_no_members() -> None:

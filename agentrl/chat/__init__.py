@@ -1,6 +1,16 @@
 """Chat messages to token ids and back: templates rendered append-only, tool calls in several textual formats."""
 
-from agentrl.chat import code_fence, deepseek, gemma, harmony, llama3, mistral, python_tag, qwen3_coder, tags  # registers
+from agentrl.chat import (
+    code_fence,
+    deepseek,
+    gemma,
+    harmony,
+    llama3,
+    mistral,
+    python_tag,
+    qwen3_coder,
+    tags,
+)  # registers
 from agentrl.chat.code_fence import CodeFenceFormat
 from agentrl.chat.hermes import HermesFormat, format_tool_calls, parse_tool_calls
 from agentrl.chat.renderer import ChatRenderer

@@ -59,7 +59,7 @@ class _Block(NamedTuple):
 
 
 class CodeFenceFormat(MarkedFormat):
-    """"```tool" and a line end before `{"name": "calculator", "arguments": {"expression": "60 + 64"}}`."""
+    """ "```tool" and a line end before `{"name": "calculator", "arguments": {"expression": "60 + 64"}}`."""
 
     marker = "```tool"
 

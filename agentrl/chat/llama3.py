@@ -20,12 +20,14 @@ TAG = "<|python_tag|>"
 _SEPARATOR = re.compile(r"\s*+[;,]?\s*+(?=\{)")
 
 _SCHEMA_PROMPT = """You have access to the following functions. To call a function, respond with JSON for a function call.
-Respond in the format {{"name": function name, "parameters": dictionary of argument name and its value}}.
+Respond in the format
+{{"name": function name, "parameters": dictionary of argument name and its value}}
 Separate several calls by "; ". Do not use variables.
 
 {tools}"""
 _SIGNATURE_PROMPT = """Tools: {tools}
-Call a tool: {{"name": NAME, "parameters": {{...}}}}"""
+Call a tool:
+{{"name": NAME, "parameters": {{...}}}}"""
 
 
 class Llama3Format(MarkedFormat):

@@ -27,7 +27,8 @@ _PROMPT = """You have access to functions. To call some, answer with a list of c
 Functions:
 {tools}"""
 _SIGNATURE_PROMPT = """Tools: {tools}
-Call tools: [name(argument="value"), other_name(...)]"""
+Call tools:
+[name(argument="value"), other_name(...)]"""
 
 
 class PythonTagFormat(MarkedFormat):

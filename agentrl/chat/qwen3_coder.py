@@ -83,7 +83,7 @@ class Qwen3CoderFormat(MarkedFormat):
             found = f"got {raw.text[:40]!r}" if raw.text else "got nothing"
             return Reading([ReadCall("", raw.text, f"expected <function=name>, {found}")], raw.end)
         call, end = _read_function(text, begin, schemas)
-        if wrapped and call.error is None:
+        if call.error is None:
             after = skip_space(text, end)
             end = after + len(TOOL_CALL.closing) if text.startswith(TOOL_CALL.closing, after) else end
         return Reading([call], end)

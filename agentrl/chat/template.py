@@ -137,9 +137,7 @@ class ChatTemplate:
         texts = [text for message in messages for text in texts_of(message)]
         return Hiding(self.control_pattern, [*texts, json.dumps(self.tools, ensure_ascii=False)])
 
-    def render(
-        self, messages: Sequence[Message], *, generation_prompt: bool, hiding: Hiding | None = None
-    ) -> Rendered:
+    def render(self, messages: Sequence[Message], *, generation_prompt: bool, hiding: Hiding | None = None) -> Rendered:
         """The template's text for `messages`; raises `ChatError` if the template refuses them.
 
         `hiding` is what the messages' contents were hidden by; None for probes, which spell no control token.

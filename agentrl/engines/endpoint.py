@@ -22,6 +22,7 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 
 import httpx
+from pydantic_core import PydanticSerializationError, to_json
 
 from agentrl.errors import ConfigError, EngineError, EngineRefusal
 
@@ -246,7 +247,11 @@ class Endpoint:
 
 
 def _encoded(body: Mapping[str, Any]) -> bytes:
-    return json.dumps(body, separators=(",", ":")).encode()
+    """`body` as JSON, on the event loop: with 128k ids pydantic's writer takes a quarter of the standard one's time."""
+    try:
+        return to_json(body)
+    except PydanticSerializationError:  # text with lone surrogates, which only escapes can say
+        return json.dumps(body).encode()
 
 
 async def _read(response: httpx.Response, limit: int) -> bytes:

@@ -73,7 +73,8 @@ class Choice(Wire):
     finish_reason: StrictStr | None = None
     logprobs: LogProbs | None = None
     token_ids: list[TokenId] | None = None
-    prompt_token_ids: list[TokenId] | None = None
+    prompt_token_ids: list[Any] | None = None
+    """As the server read them. Unchecked, since they are compared with what was sent, and may be many."""
 
     @property
     def sampled_ids(self) -> list[int] | None:

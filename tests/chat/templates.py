@@ -189,11 +189,24 @@ def _bytes_core(special: Sequence[str]) -> Tokenizer:
 
 
 def _pieces_core(special: Sequence[str], prefix_space: bool) -> Tokenizer:
-    words = ["\u2581answer", "\u2581the", "\u2581tool", "\u2581says", "\u2581", "\u2581\u2581", "\n", "\n\n", "user\n", "model"]
+    words = [
+        "\u2581answer",
+        "\u2581the",
+        "\u2581tool",
+        "\u2581says",
+        "\u2581",
+        "\u2581\u2581",
+        "\n",
+        "\n\n",
+        "user\n",
+        "model",
+    ]
     letters = sorted({letter for text in (*_CORPUS, *words) for letter in text})
     pieces = [*special, "<unk>", *(f"<0x{byte:02X}>" for byte in range(256)), *dict.fromkeys([*words, *letters])]
     core = Tokenizer(
-        Unigram([(piece, -float(index % 7 + 1)) for index, piece in enumerate(pieces)], len(special), byte_fallback=True)
+        Unigram(
+            [(piece, -float(index % 7 + 1)) for index, piece in enumerate(pieces)], len(special), byte_fallback=True
+        )
     )
     core.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first" if prefix_space else "never", split=False)
     core.decoder = decoders.Sequence(

@@ -39,7 +39,19 @@ def tokens_of(family: str) -> list[str]:
 def contents(family: str) -> st.SearchStrategy[str]:
     """Texts that spell the family's control tokens, in whole and in part, among words, white space and unicode."""
     tokens = tokens_of(family)
-    pieces = [*tokens, *(token[:-1] for token in tokens), " ", "\n", "\n\n", "  the ", "x", "[", "{}", "\u00e9", "\U0001f600"]
+    pieces = [
+        *tokens,
+        *(token[:-1] for token in tokens),
+        " ",
+        "\n",
+        "\n\n",
+        "  the ",
+        "x",
+        "[",
+        "{}",
+        "\u00e9",
+        "\U0001f600",
+    ]
     word = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=8)
     return st.lists(st.sampled_from(pieces) | word, max_size=5).map("".join)
 
@@ -301,7 +313,9 @@ class TestHarmony:
 def test_calls_are_written_in_control_tokens_and_only_there() -> None:
     renderer = renderer_of("DeepSeek V3")
     begin = renderer.tokenizer.convert_tokens_to_ids("<\uff5ctool\u2581call\u2581begin\uff5c>")
-    call = ToolCall(id="call_0", name="calculator", arguments='{"expression": "<\uff5ctool\\u2581call\u2581begin\uff5c>"}')
+    call = ToolCall(
+        id="call_0", name="calculator", arguments='{"expression": "<\uff5ctool\\u2581call\u2581begin\uff5c>"}'
+    )
     message = assistant("", (call,))
     assert renderer.turn_ids(message).count(begin) == 1
     assert renderer.parse(renderer.turn_ids(message)).tool_calls[0].name == "calculator"

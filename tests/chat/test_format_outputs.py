@@ -71,7 +71,7 @@ WHOLE: list[tuple[str, str, str, list[tuple[str, Any]]]] = [
         "I look.",
         [weather(city="Paris", days=3)],
     ),
-    ("qwen3_coder", "<function=weather>\n<parameter=city>\nParis\n</parameter>\n</function>\n</tool_call>", "</tool_call>", [PARIS]),
+    ("qwen3_coder", "<function=weather>\n<parameter=city>\nParis\n</parameter>\n</function>\n</tool_call>", "", [PARIS]),
     ("qwen3_coder", "<tool_call><function=weather><parameter=city>Paris</parameter></function></tool_call>", "", [PARIS]),
     ("qwen3_coder", "<tool_call>\n<function=weather>\n<parameter=city>\nParis\n</function>\n</tool_call>", "", [PARIS]),
     (

@@ -227,6 +227,16 @@ async def hang(exchange: Exchange) -> None:
     await stay(exchange, 60)
 
 
+def held(gate: asyncio.Event) -> Fault:
+    """A well-formed answer, once the gate is open."""
+
+    async def fault(exchange: Exchange) -> None:
+        await gate.wait()
+        await good(exchange)
+
+    return fault
+
+
 async def drop(exchange: Exchange) -> None:
     """The connection closes without a word."""
     raise Break

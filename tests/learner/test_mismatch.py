@@ -181,5 +181,5 @@ def test_weights_that_took_over_in_mid_turn_are_checked_too(tmp_path: Path) -> N
             turn.weights_hash = "served"
     trainer.check_records(trajectories)
     trajectories[1].turns[-1].switches = [Switch(1, 1, "another")]
-    with pytest.raises(TrainingError, match="sampled by weights.*another"):
+    with pytest.raises(TrainingError, match=r"sampled by weights.*another"):
         trainer.check_records(trajectories)

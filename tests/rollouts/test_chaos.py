@@ -12,9 +12,10 @@ import os
 import threading
 from collections import Counter
 from collections.abc import Coroutine, Iterator
-from contextlib import aclosing
+from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 from typing import Any, TypeVar
 
 import pytest
@@ -61,10 +62,13 @@ class Ledger:
             assert each.aborted or each.turns
 
 
-def children() -> set[int]:
-    """Processes that this one has started and that still are."""
-    found = [Path(f"/proc/self/task/{thread}/children").read_text() for thread in os.listdir("/proc/self/task")]
-    return {int(pid) for line in found for pid in line.split()}
+def children(pid: int | str = "self") -> set[int]:
+    """Processes that this one has started and that still are, and those that they have started."""
+    found: set[int] = set()
+    for path in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):  # it has just ended
+            found |= {int(child) for child in path.read_text().split()}
+    return found.union(*(children(child) for child in found))
 
 
 def descriptors() -> set[str]:
@@ -125,8 +129,10 @@ def faulty_context(
 ) -> RolloutContext:
     """Many episodes at once over an engine that takes its time; deadlines of a few (virtual) seconds."""
 
+    random = Random(faults.seed)
+
     async def decode(session: str) -> None:
-        await asyncio.sleep(0.05)
+        await asyncio.sleep(0.1 * random.random())
 
     engine = FaultyEngine(FakeEngine(decode), faults)
     settings = {"concurrency": 256, "episode_seconds": 8.0, "step_seconds": 1.0, "generate_seconds": 1.0, **options}
@@ -164,7 +170,7 @@ def test_one_percent_of_faults_everywhere_and_every_episode_is_accounted_for(on_
     groups, account = virtually(run(), faults)
     ledger.check(groups, number, 4)
     failed = sum(ledger.reasons[reason] for reason in FAILED)
-    assert failed > number / 5
+    assert failed > number / 10
     assert set(ledger.reasons) == FAILED | {StopReason.TERMINATED, StopReason.MAX_TURNS}
     assert (account.episodes, account.dropped_groups) == (len(ledger.entries), 0)
     assert sum(account.shares.values()) == pytest.approx(1.0)

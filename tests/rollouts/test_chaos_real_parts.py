@@ -1,4 +1,4 @@
-"""Chaos with real parts: the transformers engine whose model fails, tools and sandboxes that hang under an environment."""
+"""Chaos with real parts: the transformers engine whose model fails, tools that hang, programs that never end."""
 
 from __future__ import annotations
 
@@ -117,9 +117,7 @@ async def test_tools_that_hang_and_swallow_cancellation_are_observations(tiny: t
 
 
 @pytest.mark.parametrize("way", ["deadline", "cancel"])
-async def test_programs_that_never_end_are_killed_with_their_episode(
-    tiny: tuple[Any, ChatRenderer], way: str
-) -> None:
+async def test_programs_that_never_end_are_killed_with_their_episode(tiny: tuple[Any, ChatRenderer], way: str) -> None:
     ledger, renderer = Ledger(), tiny[1]
     code = json.dumps({"code": "import os\nwhile True:\n    pass"})
     call = renderer.turn_ids(assistant("", (ToolCall(id="call_0", name="python", arguments=code),)))
