@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from agentrl.config import RunConfig, load_config
     from agentrl.display import make_display
     from agentrl.env import Env, ensure_env
+    from agentrl.errors import AgentRLError
     from agentrl.evaluation import evaluate
     from agentrl.messages import Message
     from agentrl.task import Episode, Task, Verdict
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from agentrl.trajectory import Group, StopReason, Trajectory, Turn
 
 __all__ = [
+    "AgentRLError",
     "Env",
     "Episode",
     "Group",
@@ -53,6 +55,7 @@ __all__ = [
 ]
 
 _HOMES = {
+    "AgentRLError": "agentrl.errors",
     "Env": "agentrl.env",
     "Episode": "agentrl.task",
     "Group": "agentrl.trajectory",

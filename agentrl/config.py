@@ -43,7 +43,7 @@ class ModelConfig(_Section):
     lora: LoraConfig | None = None
     gradient_checkpointing: bool = False
     tool_format: str = "auto"
-    """How the policy writes tool calls, by name; `auto`: as the chat template itself writes or teaches, else `hermes`."""
+    """How the policy writes tool calls, by name; `auto`: as the chat template writes or teaches them, else `hermes`."""
     tool_prompt: Literal["schema", "signature", "none"] = "schema"
     """How a template without tool support tells the policy of its tools: in full, in one line, not at all."""
     history: Literal["template", "keep"] = "template"

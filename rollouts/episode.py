@@ -19,7 +19,7 @@ from agentrl.bridge import in_thread
 from agentrl.chat import ChatRenderer
 from agentrl.engines.base import Completion, FinishReason, Reply, Sampling
 from agentrl.env import Step
-from agentrl.errors import EngineError
+from agentrl.errors import EngineError, EngineRefusal
 from agentrl.messages import Message
 from agentrl.rollout import EnvSource
 from agentrl.seeding import derive_seed
@@ -288,6 +288,8 @@ class Episode:
                     waited = time_now() - began
                     limit = self.deadline.limit(services.stages.generate)
                     answer = await bounded(call(), limit, self.deadline.grace, self._abandon_call)
+            except EngineRefusal as error:  # the fault of this request alone
+                raise as_data(Stage.GENERATE, error) from error
             except EngineError as error:
                 if attempt >= services.limits.engine_retries:
                     self.health.failure(error, str(error))

@@ -34,7 +34,7 @@ To call some, write {call}"""
 
 
 class MistralFormat(MarkedFormat):
-    """`[TOOL_CALLS] [{"name": "calculator", "arguments": {"expression": "60 + 64"}}]`, or `[TOOL_CALLS]calculator[ARGS]{...}`."""
+    """`[TOOL_CALLS] [{"name": "calculator", "arguments": {...}}]`, or `[TOOL_CALLS]calculator[ARGS]{...}`."""
 
     marker = "[AVAILABLE_TOOLS]"
     opening = re.compile(re.escape(TOKEN))

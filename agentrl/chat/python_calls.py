@@ -63,19 +63,19 @@ def read_call(text: str, begin: int, schemas: Schemas | None) -> tuple[ReadCall,
         found = text[begin:end].strip()
         return ReadCall("", found, f"expected name(argument=value, ...), got {found[:40]!r}" if found else _CUT), end
     open_ = text.index("(", callee.end())
-    end = closing(text, open_ + 1)
+    close = closing(text, open_ + 1)
     name = callee[0].removesuffix(".call")
-    if end is None:
+    if close is None:
         return ReadCall(name, text[begin:].strip(), _CUT), len(text)
-    source = text[begin:end]
+    source = text[begin:close]
     try:
-        arguments = _arguments(text[open_ + 1 : end - 1], name, schemas)
-        return ReadCall(name, dump(arguments)), end
+        arguments = _arguments(text[open_ + 1 : close - 1], name, schemas)
+        return ReadCall(name, dump(arguments)), close
     except NotLiteral as error:
-        return ReadCall(name, source, str(error)), end
+        return ReadCall(name, source, str(error)), close
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
         reason = error.msg if isinstance(error, SyntaxError) else "too large or nested too deeply"
-        return ReadCall(name, source, f"invalid Python: {reason}"), end
+        return ReadCall(name, source, f"invalid Python: {reason}"), close
 
 
 def closing(text: str, begin: int) -> int | None:

@@ -93,7 +93,7 @@ class Family:
     def tokenizer(self) -> PreTrainedTokenizerFast:
         """A small tokenizer with the family's special tokens and template."""
         core = _bytes_core(self.special) if self.kind == "bytes" else _pieces_core(self.special, self.prefix_space)
-        core.add_tokens([token for token in self.plain])
+        core.add_tokens(list(self.plain))
         tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, bos_token=self.bos, eos_token=self.eos)
         tokenizer.add_special_tokens({"extra_special_tokens": list(self.special)})
         tokenizer.chat_template = self.text()
@@ -113,12 +113,11 @@ _MISTRAL = ("<s>", "</s>", "[INST]", "[/INST]", "[AVAILABLE_TOOLS]", "[/AVAILABL
 _MISTRAL_CALLS = ("[TOOL_CALLS]", "[TOOL_RESULTS]", "[/TOOL_RESULTS]", "[SYSTEM_PROMPT]", "[/SYSTEM_PROMPT]")
 _LLAMA = ("<|begin_of_text|>", "<|end_of_text|>", "<|start_header_id|>", "<|end_header_id|>")
 _HARMONY = ("<|startoftext|>", "<|endoftext|>", "<|return|>", "<|constrain|>", "<|channel|>", "<|start|>", "<|end|>")
-_DEEPSEEK_PLAIN = ("<\uff5cUser\uff5c>", "<\uff5cAssistant\uff5c>", "<think>", "</think>") + tuple(
-    f"<\uff5ctool\u2581{part}\uff5c>"
-    for part in (
-        *("calls\u2581begin", "calls\u2581end", "call\u2581begin", "call\u2581end", "sep"),
-        *("outputs\u2581begin", "outputs\u2581end", "output\u2581begin", "output\u2581end"),
-    )
+_DEEPSEEK_CALLS = ("calls\u2581begin", "calls\u2581end", "call\u2581begin", "call\u2581end", "sep")
+_DEEPSEEK_OUTPUTS = ("outputs\u2581begin", "outputs\u2581end", "output\u2581begin", "output\u2581end")
+_DEEPSEEK_PLAIN = (
+    *("<\uff5cUser\uff5c>", "<\uff5cAssistant\uff5c>", "<think>", "</think>"),
+    *(f"<\uff5ctool\u2581{part}\uff5c>" for part in (*_DEEPSEEK_CALLS, *_DEEPSEEK_OUTPUTS)),
 )
 _DEEPSEEK = ("<\uff5cbegin\u2581of\u2581sentence\uff5c>", "<\uff5cend\u2581of\u2581sentence\uff5c>")
 _GEMMA = ("<bos>", "<eos>", "<start_of_turn>", "<end_of_turn>")

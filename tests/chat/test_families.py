@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +11,7 @@ from hypothesis import strategies as st
 
 from agentrl.chat import ChatRenderer
 from agentrl.chat.renderer import History
-from agentrl.messages import Message, Role, ToolCall, assistant, system, tool_result, user
+from agentrl.messages import Message, ToolCall, assistant, system, tool_result, user
 from tests.chat.templates import FAMILIES
 
 CALCULATOR = {

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - the tables hold outputs as they are, one a line
 """What models of each family really write, whole and damaged, and what each format makes of it."""
 
 from __future__ import annotations

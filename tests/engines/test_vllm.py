@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -289,6 +290,41 @@ async def test_closing_fails_what_is_pending_and_leaves_no_process_and_no_file(e
     assert not folder.exists()
     assert not any(process.alive for process in processes) and not descendants()
     await engine.close()
+
+
+OWNER = """
+import asyncio, os, signal
+from agentrl.engines.base import Sampling
+from agentrl.engines.vllm import VllmEngine
+from agentrl.models.tiny import build_tiny
+
+async def main():
+    engine = VllmEngine.for_policy(build_tiny()[0], stop_ids=[], max_context=64, cache_gib=0.1)
+    await engine.start()
+    await engine.generate([5], Sampling(max_tokens=2))
+    print(*(process.pid for process in engine._processes), flush=True)
+    await asyncio.sleep(600)
+
+if __name__ == "__main__":
+    asyncio.run(main())
+"""
+
+
+async def test_vllm_ends_with_a_process_that_was_killed(tmp_path: Path) -> None:
+    (tmp_path / "owner.py").write_text(OWNER)
+    owner = await asyncio.create_subprocess_exec(
+        sys.executable, str(tmp_path / "owner.py"), stdout=asyncio.subprocess.PIPE, cwd=Path(__file__).parents[2]
+    )
+    assert owner.stdout is not None
+    async with asyncio.timeout(300):
+        line = await owner.stdout.readline()
+    family = [process for pid in line.split() for process in vllm_process.tree(int(pid))[:1]]
+    assert len(family) >= 2 and all(process.alive for process in family)
+    owner.kill()
+    await owner.wait()
+    async with asyncio.timeout(60):
+        while any(process.alive for process in family):
+            await asyncio.sleep(0.05)
 
 
 # -- LoRA, other models ------------------------------------------------------------------------------------------------

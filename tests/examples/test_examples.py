@@ -1,5 +1,6 @@
 """Every example runs as a user would run it, in its small form."""
 
+import asyncio
 import json
 import os
 import subprocess
@@ -7,6 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from tests.engines.stub_server import stub_server
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 SMALL = ["steps=1", "eval.episodes=4", "warm_start.steps=2", "warm_start.episodes_per_step=2"]
@@ -18,6 +21,8 @@ CASES = {
     "custom_tool.py": [],
     "evaluate_model.py": ["oracle", "20"],
     "learn_with_tools.py": ["math", *SMALL, "--seeds", "0"],
+    "stream_rollouts.py": ["--groups", "8", "--in-flight", "discard", "--branch"],
+    "evaluate_endpoint.py": ["--episodes", "6"],
 }
 
 
@@ -53,6 +58,23 @@ def test_custom_tool_answers_and_explains(tmp_path: Path) -> None:
     assert "42.165 km" in out
     assert "use km or miles" in out
     assert "[invalid_arguments]" in out
+
+
+def test_rollouts_stream_over_weight_updates_and_branches(tmp_path: Path) -> None:
+    out = run("stream_rollouts.py", CASES["stream_rollouts.py"], tmp_path)
+    assert len([line for line in out.splitlines() if "-v0 " in line]) == 8
+    assert "--- version 2" in out and "agentrl/SQL-v0" in out
+    assert "x the lower bound" in out and "decode" in out
+
+
+async def test_an_endpoint_is_evaluated(tmp_path: Path) -> None:
+    async with stub_server() as stub:
+        arguments = [stub.url, *CASES["evaluate_endpoint.py"]]
+        out = await asyncio.to_thread(run, "evaluate_endpoint.py", arguments, tmp_path)
+        assert "6 of 6 episodes" in out and "accuracy 0.0%" in out and "0 aborted" in out
+        assert all(asked.body["messages"][-1]["role"] == "user" and asked.body["tools"] for asked in stub.asked)
+    with pytest.raises(AssertionError, match="error: "):
+        await asyncio.to_thread(run, "evaluate_endpoint.py", arguments, tmp_path)
 
 
 def test_evaluate_oracle(tmp_path: Path) -> None:

@@ -32,6 +32,8 @@ from tests.rollouts.faults import Books, Faults, FaultyBlockingEnv, FaultyEngine
 
 T = TypeVar("T")
 
+pytestmark = pytest.mark.usefixtures("nothing_left")
+
 FAILED = {StopReason.TIMEOUT, StopReason.ENV_ERROR, StopReason.ENGINE_ERROR}
 PATIENCE = 20.0
 """Seconds that an ended thread or process may take to be gone."""
@@ -75,7 +77,7 @@ def descriptors() -> set[str]:
     return set(os.listdir("/proc/self/fd"))
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def nothing_left() -> Iterator[None]:
     """No thread, child process or descriptor outlives a test."""
     gc.collect()
