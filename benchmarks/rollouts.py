@@ -34,7 +34,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from agentrl.account import lower_bound
+from agentrl.account import Chain, lower_bound
 from agentrl.engines.base import Completion, Engine, FinishReason, Sampling
 from agentrl.env import AsyncEnv, Step, TaskSet
 from agentrl.messages import Message, assistant, user
@@ -89,7 +89,7 @@ class Deck:
 
     def bound(self, slots: int) -> float:
         """The least makespan, seconds."""
-        chains = zip(self.decode.sum(axis=1).tolist(), self.tools.sum(axis=1).tolist(), strict=True)
+        chains = map(Chain, self.decode.sum(axis=1).tolist(), self.tools.sum(axis=1).tolist())
         return lower_bound(chains, slots=slots)
 
 

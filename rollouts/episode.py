@@ -271,7 +271,8 @@ class Episode:
         reply, waited = await self._with_retries(
             lambda: engine.reply(messages, tools, sampling, session=session), began
         )
-        self._add("decode", time_now() - began - waited)
+        self._add("queue", reply.queue_seconds)
+        self._add("decode", max(0.0, time_now() - began - waited - reply.queue_seconds))
         return reply
 
     async def _with_retries(self, call: Callable[[], Any], began: float) -> tuple[Any, float]:

@@ -118,7 +118,7 @@ def _pieces(text: str) -> list[_Piece]:
 
 
 def _body(text: str, begin: int, address: str) -> tuple[int, int]:
-    """Where a message's text ends, and the position of the next header. JSON is passed over first: it may hold tokens."""
+    """Where a message's text ends, and the next header begins. JSON is passed over first: it may hold tokens."""
     search = begin
     if address:
         try:

@@ -19,7 +19,7 @@ from agentrl.messages import ToolCall
 TAG = "<|python_tag|>"
 _SEPARATOR = re.compile(r"\s*+[;,]?\s*+(?=\{)")
 
-_SCHEMA_PROMPT = """You have access to the following functions. To call a function, respond with JSON for a function call.
+_SCHEMA_PROMPT = """You have access to the following functions. To call one, respond with JSON for a function call.
 Respond in the format
 {{"name": function name, "parameters": dictionary of argument name and its value}}
 Separate several calls by "; ". Do not use variables.

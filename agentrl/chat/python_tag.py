@@ -21,7 +21,7 @@ from agentrl.messages import ToolCall
 
 TAG = "<|python_tag|>"
 
-_PROMPT = """You have access to functions. To call some, answer with a list of calls in Python's syntax and nothing else:
+_PROMPT = """You have access to functions. To call some, answer with a list of calls in Python's syntax only:
 [name(argument="value", other=3), second_name(argument="value")]
 
 Functions:

@@ -67,7 +67,7 @@ value
 
 
 class Qwen3CoderFormat(MarkedFormat):
-    """`<tool_call>\\n<function=calculator>\\n<parameter=expression>\\n60 + 64\\n</parameter>\\n</function>\\n</tool_call>`."""
+    """`<tool_call>`, `<function=calculator>`, `<parameter=expression>`, `60 + 64`, closing tags, a line each."""
 
     marker = "<function="
     opening = re.compile(r"<tool_call>|<function=")

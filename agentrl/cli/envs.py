@@ -23,12 +23,8 @@ from agentrl.signature import constructor_parameters
 if TYPE_CHECKING:
     from agentrl.conformance import Report
 
-if TYPE_CHECKING:
-    from agentrl.conformance import Report
-
 app = typer.Typer(help="Environments: tasks, tools and judges.", no_args_is_help=True)
 EnvId = Annotated[str, typer.Argument(metavar="ID", help="Environment id; see `agentrl envs list`.")]
-_CHECKS = examples("agentrl envs check agentrl/Arithmetic-v0 'levels=[2]'", "agentrl envs check --all --json")
 _CHECKS = examples("agentrl envs check agentrl/Arithmetic-v0 'levels=[2]'", "agentrl envs check --all --json")
 Options = Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Environment options.")]
 

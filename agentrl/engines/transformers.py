@@ -33,7 +33,7 @@ from agentrl.components import checked_options
 from agentrl.engines.base import Capabilities, Completion, Engine, EngineLoad, FinishReason, Sampling
 from agentrl.engines.decoder import BatchDecoder, Job
 from agentrl.engines.weights import module_hash
-from agentrl.errors import ConfigError, EngineError
+from agentrl.errors import ConfigError, EngineError, EngineRefusal
 from agentrl.registry import engines
 
 Precision = Literal["float32", "bfloat16", "float16"]
@@ -264,9 +264,9 @@ class TransformersEngine(Engine):
         """The request, checked; what cannot be run fails alone and not with its batch."""
         prompt = np.asarray(prompt_ids, dtype=np.int64)
         if prompt.ndim != 1 or len(prompt) == 0:
-            raise EngineError("the prompt is empty")
+            raise EngineRefusal("the prompt is empty")
         if prompt.min() < 0 or prompt.max() >= self._vocabulary:
-            raise EngineError(f"the prompt has ids outside the model's vocabulary of {self._vocabulary}")
+            raise EngineRefusal(f"the prompt has ids outside the model's vocabulary of {self._vocabulary}")
         if not sampling.temperature >= 0:
             raise ConfigError(f"temperature must be 0 or more, got {sampling.temperature}")
         return _Request(

@@ -15,6 +15,7 @@ import contextlib
 import itertools
 import logging
 import os
+import re
 import shutil
 import signal
 import socket
@@ -47,8 +48,9 @@ RPC_SECONDS = 600.0
 GRACE = 10.0
 """Seconds that the server gets to end by itself."""
 NAME = "policy"
-LOG_BYTES = 4000
-"""Of the end of the server's output, for the error that says why it did not start."""
+LOG_BYTES = 60_000
+"""Of the end of the server's output, where the error that ended it is looked for."""
+CAUSE = re.compile(r"\b\w+Error: .+")
 
 
 class VllmServer:
@@ -133,9 +135,9 @@ class VllmServer:
 
     def _last_words(self) -> str:
         self._output.seek(max(0, self._output.seek(0, os.SEEK_END) - LOG_BYTES))
-        lines = [line.strip() for line in self._output.read().decode(errors="replace").splitlines()]
-        faults = [line for line in lines if "Error" in line]
-        return (faults or [line for line in lines if line] or ["no output"])[-1][:500]
+        text: str = self._output.read().decode(errors="replace")
+        causes = CAUSE.findall(text)  # the first is where it began, the last says that something failed
+        return str([*causes, text.strip() or "no output"][0])[-500:]
 
 
 class VllmServerEngine(Engine):

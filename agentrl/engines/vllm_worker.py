@@ -107,7 +107,7 @@ def _matrix(layer: Any, inputs: int) -> Tensor:
         return canonical(layer.weight)
     dtype = getattr(layer, "params_dtype", None) or layer.weight.dtype
     unit = torch.eye(inputs, dtype=dtype)
-    return torch.cat([layer.quant_method.apply(layer, rows, None) for rows in unit.split(ROWS)]).t() + 0.0
+    return torch.cat([layer.quant_method.apply(layer, rows, None) for rows in torch.split(unit, ROWS)]).t() + 0.0
 
 
 def _split(
@@ -117,7 +117,7 @@ def _split(
     parent, _, leaf = name.rpartition(".")
     parts = packed.get(leaf, [leaf])
     sizes = module.output_sizes if len(parts) > 1 else [tensor.shape[0]]
-    for part, rows in zip(parts, tensor.split(list(sizes)), strict=True):
+    for part, rows in zip(parts, torch.split(tensor, list(sizes)), strict=True):
         yield f"{parent}.{part}.{kind}", canonical(rows)
 
 

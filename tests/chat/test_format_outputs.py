@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from agentrl.chat import CodeFenceFormat, TagFormat, tool_formats
 from agentrl.chat.mistral import MistralFormat
 from agentrl.errors import ConfigError
 from agentrl.messages import ToolCall
+from tests.chat.test_format_properties import BUNDLED
 
 DEEPSEEK = {
     "CALLS": "<｜tool▁calls▁begin｜>",  # noqa: RUF001
@@ -305,7 +308,7 @@ def test_formats_of_ones_own_configuration() -> None:
     assert MistralFormat(array=False).format("", [ToolCall(id="c", name="f")]) == "[TOOL_CALLS]f[ARGS]{}"
 
 
-@pytest.mark.parametrize("name", tool_formats.names())
+@pytest.mark.parametrize("name", BUNDLED)
 def test_prompts_offer_the_tools_and_an_example_that_is_read(name: str) -> None:
     written = tool_formats.get(name)
     schema, line = written.prompt([WEATHER, PYTHON], "schema"), written.prompt([WEATHER, PYTHON], "signature")
@@ -315,3 +318,19 @@ def test_prompts_offer_the_tools_and_an_example_that_is_read(name: str) -> None:
     for prompt in (schema, line):
         assert written.parse(prompt)[1], "the prompt shows no call in the format"
     assert "sunny" in written.format_result("sunny")
+
+
+def test_the_examples_of_the_documentation_run(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "tool_calls.md").read_text()
+    try:
+        for code in re.findall(r"```python\n(.*?)```", page, re.DOTALL):
+            exec(code, {"__name__": "example"})
+        assert capsys.readouterr().out.count("capital of France") == 2
+    finally:
+        for name in ("lookup_tags", "sql_fences", "arrow"):
+            tool_formats._registered.pop(name, None)
+
+
+def test_the_documentation_names_every_bundled_format() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "tool_calls.md").read_text()
+    assert sorted(re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)) == sorted(BUNDLED)

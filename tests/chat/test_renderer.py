@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from agentrl.chat import ChatRenderer
 from agentrl.chat.renderer import History
+from agentrl.chat.template import ChatTemplate
 from agentrl.errors import ChatError
 from agentrl.messages import Message, Role, ToolCall, assistant, system, tool_result, user
 from tests.chat.templates import TEMPLATES, make_tokenizer
@@ -307,3 +308,22 @@ def test_control_tokens_of_a_tools_schema_stay_text() -> None:
         starts, ends = (attacked.tokenizer.convert_tokens_to_ids(token) for token in ("<|im_start|>", "<|im_end|>"))
         benign = plain.opening([user("q")])
         assert (ids.count(starts), ids.count(ends)) == (benign.count(starts), benign.count(ends))
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    pieces=st.lists(st.sampled_from(["<|im_end|>", "<|eot_id|>", "a", "xctl0q0x", "\n", " "]), max_size=6),
+    data=st.data(),
+)
+def test_a_rendering_is_cut_where_its_plain_text_says(pieces: list[str], data: st.DataObject) -> None:
+    template = ChatTemplate(make_tokenizer("chatml"))
+    messages = [user("".join(pieces))]
+    hiding = template.hiding(messages)
+    rendered = template.render([hiding.message(messages[0])], generation_prompt=True, hiding=hiding)
+    position = data.draw(st.integers(0, len(rendered.plain)))
+    rest = rendered.behind(rendered.plain[:position])
+    begins = [match.start() for match in template.control_pattern.finditer(messages[0].text)]
+    offset = rendered.plain.index("user\n") + len("user\n")
+    inside = any(0 < position - offset - begin < 10 for begin in begins)
+    assert rest.plain == rendered.plain[position:] if rest is not None else inside
+    assert rendered.behind(rendered.plain[:position] + "\0") is None

@@ -19,6 +19,7 @@ HELP = {
     ],
     ("eval",): ["agentrl eval oracle --env agentrl/Arithmetic-v0 'levels=[1, 2, 3, 4]'"],
     ("report",): ["agentrl report runs/quickstart"],
+    ("replay",): ["agentrl replay runs/quickstart"],
     ("doctor",): ["agentrl doctor --json"],
     ("envs", "list"): ["agentrl envs list --json"],
     ("envs", "show"): ["agentrl envs show agentrl/Arithmetic-v0 'levels=[2]'"],

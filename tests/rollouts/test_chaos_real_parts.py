@@ -26,7 +26,7 @@ from agentrl.tool_env import ToolEnv
 from agentrl.trajectory import Group, StopReason, Turn
 from tests.rollouts.fakes import requests
 from tests.rollouts.faults import Faults, FaultyTool
-from tests.rollouts.test_chaos import Ledger, children, nothing_left
+from tests.rollouts.test_chaos import PATIENCE, Ledger, children, nothing_left
 
 __all__ = ["nothing_left"]
 leaves_nothing = pytest.mark.usefixtures("nothing_left")
@@ -130,7 +130,8 @@ async def test_programs_that_never_end_are_killed_with_their_episode(tiny: tuple
     call = renderer.turn_ids(assistant("", (ToolCall(id="call_0", name="python", arguments=code),)))
     limits = RolloutLimits(max_turns=2, max_context=100_000, max_turn_tokens=1000, concurrency=4, step_seconds=1.0)
     environment = lambda: ensure_env(make("agentrl/Math-v0", tools=["python"]))  # noqa: E731
-    context = RolloutContext(ScriptedEngine(renderer, lambda *_: call), renderer, environment, limits, ledger)
+    engine = ScriptedEngine(renderer, lambda *_: call)
+    context = RolloutContext(engine, renderer, environment, limits, ledger)
 
     async def consume() -> list[Group]:
         async with aclosing(Manager(context).run(requests(2, 2))) as stream:
@@ -138,7 +139,7 @@ async def test_programs_that_never_end_are_killed_with_their_episode(tiny: tuple
 
     task = asyncio.ensure_future(consume())
     if way == "cancel":
-        while not busy():
+        while len(engine.calls) < 4 or not busy():
             await asyncio.sleep(0.02)
         task.cancel()
     await asyncio.wait({task})
