@@ -81,7 +81,8 @@ class Stream:
         self._dropped = 0
         self._prefix = str(next(_runs))
         patience = max(PATIENCE, services.limits.concurrency)
-        self._engine = Health(Stage.GENERATE, EngineError, patience)
+        # One death of an engine fails every generation under way at once: it takes two to give it up.
+        self._engine = Health(Stage.GENERATE, EngineError, 2 * patience)
         self._envs = Health(Stage.MAKE, EnvError, patience)
         self._queue: deque[Job] = deque()
         """Jobs of open groups that nobody plays yet."""

@@ -81,7 +81,7 @@ class Reading(NamedTuple):
     """What was read from an opening on."""
 
     calls: Sequence[ReadCall]
-    """None for punctuation around calls, which is no content either."""
+    """Empty for punctuation around calls, which is no content either."""
     end: int
     """Position behind what was read; beyond the opening's start."""
 

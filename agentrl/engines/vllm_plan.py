@@ -72,6 +72,7 @@ def make_plan(
         "kv_cache_memory_bytes": int(cache_gib * 2**30),
         "enforce_eager": not compiles,
         "enable_sleep_mode": sleep,
+        "use_tqdm_on_load": False,
         "seed": seed,
         **_adapters(files.rank),
         **({} if on_gpu else _whole_prompts(context)),

@@ -14,13 +14,17 @@ from agentrl.engines.weights import module_hash
 from agentrl.store import RunStore
 from agentrl.trainer import TrainResult, train
 
+SHORT = ["warm_start.steps=50", "steps=24", "eval.episodes=200"]
+"""Half the recipe's warm start, which leaves reinforcement learning a gap to close: from about 0.26."""
+GAIN = 0.3
+"""What training must add to the warm-started accuracy; 0.5 was seen."""
 MARGIN = 0.15
-"""How far the final accuracies may lie apart: twice the standard error of a difference of two shares near 0.8 of 100
-episodes is 0.11, and both runs sample other episodes after the first rounding."""
+"""How far the final accuracies may lie apart. The standard error of a difference of two shares near 0.8 of 200 episodes
+is 0.04, and after the first rounding the runs sample other episodes and learn other things."""
 
 
 def run(engine: str, out: Path, **options: Any) -> tuple[RunConfig, TrainResult]:
-    overrides = [f"engine={json.dumps({'name': engine, 'options': options})}"]
+    overrides = [*SHORT, f"engine={json.dumps({'name': engine, 'options': options})}"]
     config = load_config(recipe="tiny", overrides=overrides, out=str(out), name=engine)
     return config, train(config)
 
@@ -51,8 +55,8 @@ def test_training_through_vllm_reaches_what_the_in_process_engine_reaches(tmp_pa
     assert {turn.weights_hash for trajectory in final for turn in trajectory.turns} == {module_hash(saved)}
     assert max(step["mismatch/max_abs"] for step in metrics(config)) < 1e-3
 
-    reached = {name: result.evaluations["trained"].accuracy for name, result in
-               (("vllm", through_vllm), ("transformers", in_process))}  # fmt: skip
-    before = through_vllm.evaluations["warm_start"].accuracy
-    assert reached["vllm"].value > before.value, (before, reached)
-    assert abs(reached["vllm"].value - reached["transformers"].value) <= MARGIN, reached
+    results = {"vllm": through_vllm, "transformers": in_process}
+    reached = {name: result.evaluations["trained"].accuracy.value for name, result in results.items()}
+    before = through_vllm.evaluations["warm_start"].accuracy.value
+    assert reached["vllm"] - before >= GAIN, (before, reached)
+    assert abs(reached["vllm"] - reached["transformers"]) <= MARGIN, reached

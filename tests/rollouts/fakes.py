@@ -222,8 +222,8 @@ def context_of(
         make_env or world.make_env,
         RolloutLimits(**settings),
         on_episode,
-        RolloutPolicies(**policies or {}),
-        envs or {},
+        policies=RolloutPolicies(**policies or {}),
+        envs=envs or {},
     )
 
 
