@@ -48,7 +48,10 @@ class HermesFormat(MarkedFormat):
         return Reading([call], end)
 
     def format(self, content: str, calls: Sequence[ToolCall], tools: Tools | None = None) -> str:
-        return "\n".join(([content] if content else []) + [TOOL_CALL.write(call) for call in calls])
+        """Content that ends a line, such as closed thinking, gets no further line break: Qwen 3 writes it so."""
+        blocks = "\n".join(TOOL_CALL.write(call) for call in calls)
+        separator = "\n" if content and blocks and not content.endswith("\n") else ""
+        return content + separator + blocks
 
     def format_result(self, text: str) -> str:
         """The answer between `<tool_response>` tags."""
