@@ -4,16 +4,89 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ParamSpec
 
+from agentrl.engines.base import Capabilities, Completion, Sampling
+from agentrl.env import Step
 from agentrl.rollout import GroupRequest, RolloutContext
 from agentrl.rollouts.boundary import _keepers
 from agentrl.rollouts.manager import Manager
-from agentrl.trajectory import Group, StopReason, Trajectory
+from agentrl.throttle import tool_slot
+from agentrl.trajectory import Group, StopReason, Switch, ToolCallRecord, Trajectory
 from agentrl.virtual_time import run_virtual
+from tests.rollouts.fakes import FakeEngine, WordEnv
 
 P = ParamSpec("P")
+
+
+class TimedEngine(FakeEngine):
+    """Takes `seconds` for each completion, all at once; knows what runs, serves what is published."""
+
+    def __init__(self, seconds: float = 1.0, **capabilities: Any) -> None:
+        super().__init__()
+        self.capabilities = Capabilities(**capabilities)
+        self.seconds = seconds
+        self.version = 3
+        self.running = self.most = 0
+        self.starts: list[tuple[float, str]] = []
+        """When each request began, and its member: `g0/1`."""
+
+    async def generate(
+        self, prompt_ids: Sequence[int], sampling: Sampling, *, session: str | None = None
+    ) -> Completion:
+        version, began = self.version, asyncio.get_running_loop().time()
+        self.starts.append((began, "/".join(str(session).split("/")[2:])))
+        self.running += 1
+        self.most = max(self.most, self.running)
+        try:
+            await asyncio.sleep(self.seconds)
+            completion = await super().generate(prompt_ids, sampling, session=session)
+        finally:
+            self.running -= 1
+        switches = (Switch(0, self.version, f"hash {self.version}"),) if self.version != version else ()
+        return replace(
+            completion,
+            policy_version=version,
+            weights_hash=f"hash {version}",
+            decode_seconds=self.seconds,
+            switches=switches,
+        )
+
+    async def publish(self, weights: Mapping[str, Any] | None, version: int) -> str:
+        assert not self.running or self.capabilities.publish_in_flight
+        self.version = version
+        return f"hash {version}"
+
+
+class TimedEnv(WordEnv):
+    """Plays `turns` turns whose tool takes `seconds`, and is worth what `reward_of` says of the seed."""
+
+    turns = 2
+    seconds = 0.0
+
+    def turns_of(self, seed: int) -> int:
+        self.seed = seed
+        return self.turns
+
+    def reward_of(self, seed: int) -> float:
+        return 1.0
+
+    async def astep(self, action: Any) -> Step:
+        if self.seconds:
+            async with tool_slot() as slot:
+                began = asyncio.get_running_loop().time()
+                await asyncio.sleep(self.seconds)
+        step = await super().astep(action)
+        if self.seconds:
+            now = asyncio.get_running_loop().time()
+            step.info["tool_calls"] = [ToolCallRecord("t", "", "", None, now - began, slot.waits.seconds())]
+        return step._replace(reward=self.reward_of(self.seed) if step.terminated else 0.0)
+
+
+def now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def in_virtual_time(test: Callable[P, Awaitable[None]]) -> Callable[P, None]:
