@@ -120,6 +120,7 @@ class Services:
         """A place for one generation, after the door and the gate."""
         async with self.decoding.enter(priority):
             await self.generations.enter()
+            self._adapt()  # here the engine's queue shows, and at the end its room
             try:
                 yield
             finally:

@@ -149,15 +149,18 @@ class EnvSlot:
             abandon(task, _name(env), lambda _: env.aclose())
 
         self.broken = True
-        begun = waited()
+        begun, within = waited(), deadline.limit(limit or self._limits.step)
+        spare = deadline.play_left() - within.seconds
 
         def credit() -> float:
             """Waiting for the rollout's own limits is not the environment's fault; the episode's deadline holds."""
-            return min(waited() - begun, deadline.play_left())
+            return min(waited() - begun, spare)
 
         try:
-            within = deadline.limit(limit or self._limits.step)
             result = await bounded(call(env), within, deadline.grace, abandoned, credit)
+        except Overdue as error:
+            late = error if deadline.play_left() > 0 else Overdue(f"not done within {deadline.limit().setting}")
+            raise as_data(stage, late) from error
         except Exception as error:
             raise as_data(stage, error) from error
         self.broken = False

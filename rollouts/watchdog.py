@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 import traceback
+from asyncio import events
 from types import TracebackType
 
 from agentrl.virtual_time import VirtualTimeLoop
@@ -111,7 +112,13 @@ class LagWatchdog:
             if late < self.report_above or beat == reported or not loop.is_running():
                 continue
             reported = beat
-            frame = sys._current_frames().get(thread_id)
-            if frame is not None:
-                stack = "".join(traceback.format_stack(frame))
-                _log.warning("the event loop has been blocked for %.2f s by this code:\n%s", late, stack.rstrip())
+            if stack := _callback_stack(thread_id):
+                _log.warning("the event loop has been blocked for %.2f s by this code:\n%s", late, stack)
+
+
+def _callback_stack(thread_id: int) -> str:
+    """What the loop's thread runs of a task or a callback; empty where it waits for events, starved by others."""
+    frame = sys._current_frames().get(thread_id)
+    frames = [] if frame is None else traceback.extract_stack(frame)
+    places = [place for place, each in enumerate(frames) if each.filename == events.__file__ and each.name == "_run"]
+    return "".join(traceback.format_list(frames[places[-1] + 1 :])).rstrip() if places else ""

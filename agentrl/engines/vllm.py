@@ -58,7 +58,7 @@ class VllmEngine(Engine):
         model's own limit). `dtype` is what vLLM computes in (default: the module's type). `cache_gib` is the memory of
         the key-value cache, GiB. `compiled` has vLLM compile the model: faster decoding, a start longer by a minute or
         more; by default on a GPU only. `lora` says how a policy with LoRA travels: `merge` publishes merged weights,
-        `adapter` the adapter alone, which vLLM then applies on its own. `sleep` allows `sleep` and `wake` (GPU only).
+        `adapter` the adapter alone, which vLLM then applies on its own. `sleep` allows the method `sleep` (GPU only).
         `seed` seeds requests that bring no seed. Raises `ConfigError` for what vLLM, the device or the policy cannot
         do.
         """
@@ -91,6 +91,7 @@ class VllmEngine(Engine):
         self._processes: list[vllm_process.Process] = []
         self._load = _LoadWatch()
         self._in_flight = 0
+        self._asleep = False
         self._lock = asyncio.Lock()
         in_flight = hasattr(vllm_module("vllm.v1.engine.async_llm").AsyncLLM, "update_weight_version")
         self._labels_tokens = in_flight
@@ -192,26 +193,36 @@ class VllmEngine(Engine):
                 check_weights(self.model, weights)
                 self.model.load_state_dict(dict(weights), strict=False)
             llm = await self._running()
+            before = self._base, self._published
             try:
                 await self._replace(llm, version)
             except BaseException:  # half-loaded weights must not serve, whatever interrupted the load
+                self._base, self._published = before
                 await self._end()
                 raise
             return self._served[self._label][1]
 
     async def sleep(self) -> None:
-        """Free the GPU: weights to the CPU, cache dropped. `wake` or `publish` ends it; needs the option `sleep`."""
-        await self._sleeping(True)
+        """Free the GPU, weights to the CPU and the cache dropped, until the next call of any other method.
 
-    async def wake(self) -> None:
-        """End `sleep`."""
-        await self._sleeping(False)
+        Needs the option `sleep`. Raises `EngineError` while requests are in flight.
+        """
+        if not self.plan.arguments["enable_sleep_mode"]:
+            raise ConfigError("engine 'vllm': set the option 'sleep' to put it to sleep")
+        async with self._lock:
+            if self._in_flight:
+                raise EngineError(f"vLLM cannot sleep while {self._in_flight} requests are in flight")
+            await (await self._running()).sleep(level=1)
+            self._asleep = True
 
     # -- life ----------------------------------------------------------------------------------------------------------
 
     async def _running(self) -> Any:
         """A vLLM that lives and serves what was published last; the caller holds the lock."""
         if self._llm is not None and not self._llm.errored:
+            if self._asleep:
+                await self._llm.wake_up()
+                self._asleep = False
             return self._llm
         version = self._served[self._label][0] if self._label else 0
         await self._end()
@@ -225,11 +236,11 @@ class VllmEngine(Engine):
             self._processes = [found for pid in _core_ids(self._llm) for found in vllm_process.tree(pid)]
             await self._llm.collective_rpc("agentrl_watch", args=(os.getpid(), _core_ids(self._llm)))
             await self._serve(self._llm, version)
-        except EngineError:
+        except BaseException as error:  # what was not attested must not serve
             await self._end()
-            raise
-        except Exception as error:  # vLLM raises RuntimeError, ValueError, pydantic's errors ... for what it cannot run
-            await self._end()
+            if isinstance(error, EngineError) or not isinstance(error, Exception):
+                raise
+            # vLLM raises RuntimeError, ValueError, pydantic's errors ... for what it cannot run
             raise EngineError(f"vLLM did not start: {type(error).__name__}: {_reason(error)}") from error
         return self._llm
 
@@ -240,7 +251,7 @@ class VllmEngine(Engine):
             return factory.from_engine_args(arguments, stat_loggers=[self._load.attach])
 
     async def _end(self) -> None:
-        llm, self._llm = self._llm, None
+        llm, self._llm, self._adapter, self._asleep = self._llm, None, None, False
         processes, self._processes = self._processes, []
         if llm is not None:
             processes += [found for pid in _core_ids(llm) for found in vllm_process.tree(pid) if found not in processes]
@@ -302,15 +313,6 @@ class VllmEngine(Engine):
         self._adapter = request(f"agentrl-{number}", number, str(folder))
         if not await llm.add_lora(self._adapter):
             raise EngineError(f"vLLM did not take the adapter {self._adapter.lora_name}")
-
-    async def _sleeping(self, wanted: bool) -> None:
-        if not self.plan.arguments["enable_sleep_mode"]:
-            raise ConfigError("engine 'vllm': set the option 'sleep' to put it to sleep")
-        async with self._lock:
-            llm = await self._running()
-            if wanted and self._in_flight:
-                raise EngineError(f"vLLM cannot sleep while {self._in_flight} requests are in flight")
-            await (llm.sleep(level=1) if wanted else llm.wake_up())
 
     # -- requests ------------------------------------------------------------------------------------------------------
 

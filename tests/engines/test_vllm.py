@@ -26,38 +26,17 @@ from agentrl.errors import ConfigError, EngineError, EngineRefusal
 from agentrl.learner.policy import Policy
 from agentrl.models.tiny import build_tiny
 from tests.engines.small import assert_exact, assert_same, make_model, plain_logprobs
+from tests.engines.vllm_small import STOP, descendants, perturb, prompt_of
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module")]
 
-STOP = 3
 SLOTS = 16
-
-
-def prompt_of(seed: int, length: int = 12) -> list[int]:
-    draw = torch.Generator().manual_seed(seed)
-    return torch.randint(5, 130, (length,), generator=draw).tolist()
-
-
-def descendants() -> set[vllm_process.Process]:
-    return {process for process in vllm_process.tree(os.getpid())[1:] if process.alive and is_vllm(process.pid)}
-
-
-def is_vllm(pid: int) -> bool:
-    """Not multiprocessing's own helper, which lives as long as this process."""
-    return b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes()
 
 
 async def together(engine: VllmEngine, prompts: list[list[int]], **sampling: Any) -> list[Completion]:
     options = {"max_tokens": 15, **sampling}
     calls = [engine.generate(prompt, Sampling(seed=index, **options)) for index, prompt in enumerate(prompts)]
     return list(await asyncio.gather(*calls))
-
-
-def perturb(model: Any, scale: float = 0.02, seed: int = 0) -> None:
-    draw = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(scale * torch.randn(parameter.shape, generator=draw))
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -169,6 +148,17 @@ async def test_a_cancelled_request_leaves_vllm(engine: VllmEngine) -> None:
     await engine.generate(prompt_of(2), Sampling(max_tokens=2))
     load = engine.load()
     assert load is not None and load.running <= 1
+
+
+async def test_a_sleeping_vllm_wakes_for_the_next_request(engine: VllmEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The calls alone: on a CPU, where the option is refused, vLLM stops its scheduler and frees nothing."""
+    with pytest.raises(ConfigError, match="set the option 'sleep'"):
+        await engine.sleep()
+    monkeypatch.setitem(engine.plan.arguments, "enable_sleep_mode", True)
+    await engine.sleep()
+    assert await engine._llm.is_sleeping()
+    assert_exact(engine.model, prompt_of(1), await engine.generate(prompt_of(1), Sampling(max_tokens=5, seed=1)))
+    assert not await engine._llm.is_sleeping()
 
 
 async def decoding(engine: VllmEngine) -> None:

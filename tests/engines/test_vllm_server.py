@@ -22,7 +22,7 @@ from agentrl.errors import ConfigError, EngineError
 from agentrl.messages import user
 from agentrl.models.tiny import build_tiny
 from tests.engines.small import assert_exact
-from tests.engines.test_vllm import STOP, descendants, perturb, prompt_of
+from tests.engines.vllm_small import STOP, descendants, perturb, prompt_of
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module")]
 

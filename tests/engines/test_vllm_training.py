@@ -14,10 +14,11 @@ from agentrl.engines.weights import module_hash
 from agentrl.store import RunStore
 from agentrl.trainer import TrainResult, train
 
-SHORT = ["warm_start.steps=50", "steps=24", "eval.episodes=200"]
-"""Half the recipe's warm start, which leaves reinforcement learning a gap to close: from about 0.26."""
-GAIN = 0.3
-"""What training must add to the warm-started accuracy; 0.5 was seen."""
+SHORT = [
+    *("warm_start.steps=60", "steps=30", "eval.episodes=200"),
+    *("rollout.groups_per_step=16", "optimiser.lr=5.0e-4"),
+]
+"""Less of a warm start than the recipe's, which leaves reinforcement learning a gap to close."""
 MARGIN = 0.15
 """How far the final accuracies may lie apart. The standard error of a difference of two shares near 0.8 of 200 episodes
 is 0.04, and after the first rounding the runs sample other episodes and learn other things."""
@@ -49,14 +50,15 @@ def test_training_through_vllm_reaches_what_the_in_process_engine_reaches(tmp_pa
             assert {turn.policy_version for turn in turns} == {step - 1}
             hashes.append(served)
         final = [found.trajectory for found in store.episodes(record.id, "eval/trained")]
-    assert len(set(hashes)) == config.steps  # and by other weights in every step
+    steps = metrics(config)
+    skipped = sum(step["update/skipped_steps"] for step in steps[:-1])  # nothing to learn: the weights stayed
+    assert len(set(hashes)) == config.steps - skipped  # and by other weights after every update
     # The hash that vLLM computed of what it served is the hash of the policy that was saved.
     saved = AutoModelForCausalLM.from_pretrained(config.folder / "policy")
     assert {turn.weights_hash for trajectory in final for turn in trajectory.turns} == {module_hash(saved)}
-    assert max(step["mismatch/max_abs"] for step in metrics(config)) < 1e-3
+    assert max(step["mismatch/max_abs"] for step in steps) < 1e-3
 
-    results = {"vllm": through_vllm, "transformers": in_process}
-    reached = {name: result.evaluations["trained"].accuracy.value for name, result in results.items()}
-    before = through_vllm.evaluations["warm_start"].accuracy.value
-    assert reached["vllm"] - before >= GAIN, (before, reached)
-    assert abs(reached["vllm"] - reached["transformers"]) <= MARGIN, reached
+    before, after = (through_vllm.evaluations[stage].accuracy for stage in ("warm_start", "trained"))
+    reached = in_process.evaluations["trained"].accuracy
+    assert after.low > before.high, (before, after)  # it learned, beyond the 95 % intervals
+    assert abs(after.value - reached.value) <= MARGIN, (after, reached)

@@ -211,7 +211,7 @@ async def test_14_an_unreachable_engine_ends_the_run_after_the_finished_groups()
     reported: list[StopReason] = []
     engine, pulled, groups = FakeEngine(die), [], []
     context = context_of(world, engine, engine_retries=0, on_episode=lambda r, t: reported.append(t.stop_reason))
-    with pytest.raises(EngineError, match=r"generate failed \d times in a row; last: connection refused"):
+    with pytest.raises(EngineError, match=r"generate failed \d+ times in a row; last: connection refused"):
         async for group in Manager(context).run(requests(1000, pulled=pulled)):
             groups.append(group)
     complete = [group for group in groups if not any(trajectory.aborted for trajectory in group.trajectories)]
@@ -238,7 +238,7 @@ async def test_14c_an_environment_that_cannot_be_made_ends_the_run() -> None:
         raise TypeError("unexpected keyword argument 'levle'")
 
     pulled: list[str] = []
-    with pytest.raises(EnvError, match=r"make failed \d times in a row; last: TypeError: .*'levle'"):
+    with pytest.raises(EnvError, match=r"make failed \d+ times in a row; last: TypeError: .*'levle'"):
         await play(context_of(World(), FakeEngine(), make), requests(1000, pulled=pulled))
     assert len(pulled) < 20
     with pytest.raises(EnvError, match="make failed 1 times in a row; last: TypeError"):

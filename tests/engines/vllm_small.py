@@ -1,0 +1,35 @@
+"""What the tests of the vLLM engines share: prompts, changed weights, the processes that must not stay."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from agentrl.engines import vllm_process
+
+STOP = 3
+"""Ends a turn of the tiny model."""
+
+
+def prompt_of(seed: int, length: int = 12) -> list[int]:
+    draw = torch.Generator().manual_seed(seed)
+    return torch.randint(5, 130, (length,), generator=draw).tolist()
+
+
+def descendants() -> set[vllm_process.Process]:
+    return {process for process in vllm_process.tree(os.getpid())[1:] if process.alive and is_vllm(process.pid)}
+
+
+def is_vllm(pid: int) -> bool:
+    """Not multiprocessing's own helper, which lives as long as this process."""
+    return b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes()
+
+
+def perturb(model: Any, scale: float = 0.02, seed: int = 0) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(scale * torch.randn(parameter.shape, generator=draw))
