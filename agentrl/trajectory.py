@@ -11,7 +11,6 @@ trajectory each sampled token carries loss exactly once; a record serialises and
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -231,12 +230,12 @@ class Trajectory:
             ids += piece
         return ids
 
-    def locate(self, context: Sequence[int]) -> tuple[int | None, list[int]]:
+    def locate(self, context: list[int]) -> tuple[int | None, list[int]]:
         """Split a new turn's context into `(prefix_turn, new_ids)`, the latest turn that is a prefix of it first."""
         for index in reversed(range(len(self.turns))):
             prefix = self.full_ids(index)
-            if len(prefix) <= len(context) and list(context[: len(prefix)]) == prefix:
-                return index, list(context[len(prefix) :])
+            if len(prefix) <= len(context) and context[: len(prefix)] == prefix:
+                return index, context[len(prefix) :]
         return None, list(context)
 
     def rows(self) -> list[Row]:

@@ -346,7 +346,10 @@ class Episode:
     async def _render(self, long: bool, function: Callable[..., T], *arguments: object) -> T:
         """Call the renderer, in a thread where it takes long."""
         with self._timed("tokenise"):
-            return await in_thread(function, *arguments) if long else function(*arguments)
+            if not long:
+                return function(*arguments)
+            async with self.services.tokenising.enter():
+                return await in_thread(function, *arguments)
 
     # -- the account ---------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from .branching import Brancher
     from .stream import Stream
 
+MOST_TOKENISING = 4
 OBSERVE_SECONDS = 0.05
 """Between two looks at the engine's load: requests that end together are one observation."""
 
@@ -72,6 +74,8 @@ class Services:
         self.failures: FailurePolicy = construct(failure_policies, context.policies.on_failure)
         self.episodes = Doorway()
         self.generations = Doorway()
+        self.tokenising = PriorityGate(min(MOST_TOKENISING, max(1, (os.cpu_count() or 2) // 2)))
+        """Threads for long texts: each takes the interpreter's lock from the event loop for milliseconds at a time."""
         self.updating = asyncio.Lock()
         self.discarding = False
         """An update stops the episodes under way; what has not begun goes back to the queue."""

@@ -8,6 +8,7 @@ harmless conversations get the template's usual ids. Encoding is safe across thr
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import threading
@@ -18,8 +19,8 @@ from typing import Any, Protocol
 from agentrl.errors import ChatError
 from agentrl.messages import Message, Role, ToolCall
 
-_ENCODING = threading.Lock()
-"""Held while a tokenizer encodes: `split_special_tokens` switches a state that all calls of the tokenizer share."""
+_COPYING = threading.Lock()
+"""Held while a tokenizer is copied."""
 
 
 _FRAME = re.compile(r"<[|\uff5c].*[|\uff5c]>")
@@ -122,6 +123,7 @@ class ChatTemplate:
                 "tokenizer.chat_template to a Jinja template such as ChatML"
             )
         self.tokenizer = tokenizer
+        self._copy: Tokenizer | None = None
         self.tools: list[dict[str, Any]] | None = None
         """Schemas handed to the template at each rendering; None where the template does not present tools."""
         tokens = [(str(token), index, token.special) for index, token in tokenizer.added_tokens_decoder.items()]
@@ -186,8 +188,15 @@ class ChatTemplate:
     def _encode(self, text: str) -> list[int]:
         if not text:
             return []
-        with _ENCODING:
-            return self.tokenizer.encode(text, add_special_tokens=False)
+        return self.tokenizer.encode(text, add_special_tokens=False)
+
+    def _splitting(self) -> Tokenizer:
+        """A copy of the tokenizer for `split_special_tokens`, which switches a state that all of its calls share: with
+        one tokenizer, threads that encode would have to wait for one another, and the event loop for them."""
+        with _COPYING:
+            if self._copy is None:
+                self._copy = copy.deepcopy(self.tokenizer)
+            return self._copy
 
     def _encode_after(self, text: str, token: int) -> list[int]:
         ids = self._encode(self.decode([token]) + text)
@@ -196,8 +205,7 @@ class ChatTemplate:
     def _encode_plain(self, text: str) -> list[int]:
         """Ids of a text that spells a control token, none of them that token."""
         forbidden = set(self.control.values()) - {self.tokenizer.unk_token_id}
-        with _ENCODING:
-            ids = self.tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+        ids = self._splitting().encode(text, add_special_tokens=False, split_special_tokens=True)
         if forbidden.isdisjoint(ids):
             return ids
         # A vocabulary that holds the whole control token as an ordinary word: only single characters are safe.

@@ -231,12 +231,16 @@ class VllmEngine(Engine):
         if self._base is None:
             self._base = await asyncio.to_thread(self._files.write, self._folder / "base")
             self._published = None
+        launch = asyncio.create_task(asyncio.to_thread(self._launch, self._base.folder))
         try:
-            self._llm = await asyncio.to_thread(self._launch, self._base.folder)
+            self._llm = await asyncio.shield(launch)
             self._processes = [found for pid in _core_ids(self._llm) for found in vllm_process.tree(pid)]
             await self._llm.collective_rpc("agentrl_watch", args=(os.getpid(), _core_ids(self._llm)))
             await self._serve(self._llm, version)
         except BaseException as error:  # what was not attested must not serve
+            if not launch.done():  # cancelled: a thread cannot be stopped, so what it starts is waited for and ended
+                with contextlib.suppress(Exception):
+                    self._llm = await launch
             await self._end()
             if isinstance(error, EngineError) or not isinstance(error, Exception):
                 raise

@@ -215,9 +215,11 @@ class VllmServerEngine(Engine):
                 check_weights(self.model, weights)
                 self.model.load_state_dict(dict(weights), strict=False)
             await self._running()
+            before = self._published
             try:
                 await self._replace(version)
             except BaseException:  # half-loaded weights must not serve, whatever interrupted the load
+                self._published = before
                 await self._end()
                 raise
             return self._hash

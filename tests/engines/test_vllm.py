@@ -385,6 +385,18 @@ async def test_what_cannot_be_honoured_is_refused_before_anything_starts(options
     assert not descendants()
 
 
+async def test_a_start_that_is_cancelled_leaves_no_process() -> None:
+    engine = VllmEngine.for_policy(build_tiny()[0], stop_ids=[STOP], max_context=64, cache_gib=0.1)
+    task = asyncio.create_task(engine.start())
+    while not descendants():
+        await asyncio.sleep(0.05)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not descendants()
+    await engine.close()
+
+
 async def test_a_cache_too_small_for_one_request_is_an_error_of_one_line() -> None:
     engine = VllmEngine.for_policy(build_tiny()[0], stop_ids=[STOP], max_context=1024, cache_gib=0.0001)
     with pytest.raises(EngineError, match="vLLM did not start"):

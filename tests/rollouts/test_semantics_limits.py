@@ -7,7 +7,7 @@ A test that fails here means that a rule is broken: do not "fix" the test, and r
 24. When more want to decode than may, those with the most turns to come go first.
 25. `decoding: auto` finds what the engine runs at one time, and never sends all at once.
 26. Each stage has its deadline: what hangs is a timeout that names the stage and the setting.
-27. Waiting for a limit of the rollout counts against the episode's deadline alone.
+27. Waiting for a limit of the rollout counts against the episode's deadline alone, and who waits too long is told so.
 28. Whatever hangs and swallows its cancellation, no episode takes longer than its deadline, teardown included.
 """
 
@@ -200,6 +200,8 @@ async def test_27_waiting_for_a_limit_counts_against_the_episode_alone(place: st
         context = context_of(world, TimedEngine(4.0), lambda: Using(world), concurrency=10, **limits)
         groups = await play(context, requests(10, size=1))
         assert max(t.seconds for g in groups for t in g.trajectories) <= episode_seconds
+        late = [str(t.error) for g in groups for t in g.trajectories if t.aborted]
+        assert all(error.endswith("within episode_seconds=20") for error in late), late
         return ended(groups)
 
     assert await run(1000.0) == [StopReason.TERMINATED] * 10
