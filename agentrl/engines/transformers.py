@@ -32,7 +32,7 @@ import torch
 from agentrl.components import checked_options
 from agentrl.engines.base import Capabilities, Completion, Engine, EngineLoad, FinishReason, Sampling
 from agentrl.engines.decoder import BatchDecoder, Job
-from agentrl.engines.weights import module_hash
+from agentrl.engines.weights import check_weights, module_hash
 from agentrl.errors import ConfigError, EngineError, EngineRefusal
 from agentrl.registry import engines
 
@@ -390,7 +390,7 @@ class TransformersEngine(Engine):
     def _replace(self, weights: Mapping[str, Any] | None, version: int) -> str:
         """Serve other weights; the running requests go on under them with the next step."""
         if weights is not None:
-            _check_weights(self.model, weights)
+            check_weights(self.model, weights)
         suspended = self.decoder.suspend()
         if weights is not None:
             self.model.load_state_dict(dict(weights), strict=False)
@@ -402,17 +402,6 @@ class TransformersEngine(Engine):
         for job in suspended:
             job.serve(self._version, self._hash)
         return self._hash
-
-
-def _check_weights(model: Any, weights: Mapping[str, Any]) -> None:
-    """Raise `ConfigError` for a name or shape that the model lacks, before anything is copied."""
-    own = model.state_dict()
-    for name, tensor in weights.items():
-        if name not in own:
-            raise ConfigError(f"published weights name {name!r}, which the model lacks")
-        if tensor.shape != own[name].shape:
-            shapes = f"{tuple(tensor.shape)}, not {tuple(own[name].shape)}"
-            raise ConfigError(f"published weights do not fit the model: {name!r} has shape {shapes}")
 
 
 def _copy(model: Any, dtype: Precision) -> Any:
