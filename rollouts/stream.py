@@ -96,6 +96,8 @@ class Stream:
         self._unread_episodes = 0
         self._readable = asyncio.Event()
         self._failure: BaseException | None = None
+        self._ending = False
+        """Nothing begins any more, also not in the place of an episode that was just being stopped."""
         self.watchdog = LagWatchdog()
 
     # -- the consumer's side -------------------------------------------------------------------------------------------
@@ -131,7 +133,7 @@ class Stream:
         """Cancel what plays, wait for the teardowns (bounded), close the environments; a second cancellation does not
         cut that short."""
         self._services.streams.discard(self)
-        self._dry = True
+        self._ending = True
         for task in self._tasks:
             task.cancel()
         cancelled = await _finished(self._tasks)
@@ -182,7 +184,7 @@ class Stream:
 
     def _may_begin(self) -> bool:
         """False once the run failed, during a weight update, and while too much waits for the consumer."""
-        if self._failure is not None or self._services.episodes.shut:
+        if self._ending or self._failure is not None or self._services.episodes.shut:
             return False
         return len(self._unread) < 2 or self._unread_episodes < READ_AHEAD * self._services.limits.concurrency
 

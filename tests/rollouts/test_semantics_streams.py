@@ -30,6 +30,7 @@ from agentrl.env import Env, Step
 from agentrl.errors import ConfigError, UnknownNameError
 from agentrl.messages import Message, user
 from agentrl.rollout import EnvSource, GroupRequest
+from agentrl.rollouts.boundary import _keepers
 from agentrl.rollouts.independent import IndependentChains
 from agentrl.rollouts.manager import Manager
 from agentrl.trajectory import StopReason
@@ -243,3 +244,20 @@ async def test_22b_an_unknown_environment_is_the_user_s_mistake() -> None:
     envs = {"numbers": EnvSource(World().make_env, CharRenderer())}  # type: ignore[arg-type]
     with pytest.raises(UnknownNameError, match=r"env='nubmers' is no environment of this rollout; .*numbers"):
         await play(context_of(World(), FakeEngine(), envs=envs), [GroupRequest("g", "train:1", 1, 0, "nubmers")])
+
+
+async def test_17b_an_end_while_episodes_are_being_stopped_begins_no_others() -> None:
+    """A stopped episode takes its cancellation for its own; the iterator's must not get lost behind it."""
+    world = World(latency=0.01)
+    engine = FakeEngine(world.event)
+    manager = Manager(context_of(world, engine))
+    groups = manager.run(requests(50))
+    await anext(groups)
+    for stream in list(manager._services.streams):
+        stream.discard_all()
+    begun = len(world.resets)
+    await groups.aclose()
+    assert len(world.resets) == begun
+    if _keepers:  # an environment that was being made in a thread is closed when it is there
+        await asyncio.wait(set(_keepers))
+    assert (world.open, engine.sessions, engine.clients) == (0, set(), 0)
