@@ -26,6 +26,7 @@ METRICS = {
     "seconds/rollout": 25.0,
     "seconds/update": 15.36,
     "seconds/other": 0.9,
+    "makespan_over_bound": 1.034,
 }
 HOSTILE = "\x1b[31mred\x1b]0;title\x07 [bold]not markup[/bold] \u202e \r\nsecond"
 
@@ -110,9 +111,9 @@ def test_live_shows_the_latest_steps_and_where_their_seconds_went(live: LiveDisp
     for step in range(1, 11):
         live.step(step, METRICS)
     lines = [line.split() for line in screen(console, live).splitlines()]
-    assert lines[0] == ["step", "reward", "accuracy", "tokens/s", "seconds", "rollout", "update", "other"]
+    assert lines[0] == ["step", "reward", "accuracy", "tokens/s", "seconds", "rollout", "update", "other", "x", "bound"]
     assert [line[0] for line in lines[1:9]] == [str(step) for step in range(3, 11)]
-    assert lines[1][1:] == ["0.812", "75.0%", "1,234", "41.3", "25.0", "15.4", "0.9"]
+    assert lines[1][1:] == ["0.812", "75.0%", "1,234", "41.3", "25.0", "15.4", "0.9", "1.03"]
 
 
 def test_live_draws_accuracy_from_zero_to_one(live: LiveDisplay, console: Console) -> None:
@@ -127,8 +128,8 @@ def test_live_copes_with_metrics_that_are_missing_or_no_numbers(live: LiveDispla
     live.step(1, {})
     live.step(2, dict.fromkeys(METRICS, math.nan))
     shown = screen(console, live)
-    assert shown.splitlines()[1].split() == ["1", *["-"] * 7]
-    assert shown.splitlines()[2].split() == ["2", *["-"] * 7]
+    assert shown.splitlines()[1].split() == ["1", *["-"] * 8]
+    assert shown.splitlines()[2].split() == ["2", *["-"] * 8]
     assert "dream 1/2" in shown
 
 
@@ -163,7 +164,8 @@ def test_log_is_one_plain_line_a_phase_and_a_step(clock: Clock) -> None:
         "evaluate base: 2 of 2 in 0s, accuracy 50.0%",
         "train (3)",
         *[
-            f"step {step}: reward 0.812, accuracy 75.0%, 1,234 tokens/s, 41.3 s (rollout 25.0, update 15.4, other 0.9)"
+            f"step {step}: reward 0.812, accuracy 75.0%, 1,234 tokens/s, 41.3 s "
+            "(rollout 25.0, update 15.4, other 0.9), rollout 1.03 x its lower bound"
             for step in (1, 2)
         ],
         "checkpoint written",

@@ -177,6 +177,7 @@ def test_kl_and_lora(tmp_path: Path) -> None:
     assert [line["kl"] for line in lines if line["phase"] == "train"]
 
 
+@pytest.mark.slow
 def test_groups_without_signal_are_dropped_and_replaced(tmp_path: Path) -> None:
     """Dynamic sampling: every group that was trained on has variance, the others are kept as data; a resumed run
     draws the same tasks in the place of the dropped ones."""

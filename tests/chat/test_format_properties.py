@@ -209,6 +209,7 @@ def test_a_call_with_an_error_and_one_from_elsewhere_can_be_written(name: str, r
     assert raw in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", BUNDLED)
 def test_reading_takes_linear_time(name: str) -> None:
     """A megabyte of what a format looks for, and shorter runs of the rest; quadratic reading takes minutes."""

@@ -45,7 +45,13 @@ def test_every_example_has_a_case() -> None:
     assert {path.name for path in EXAMPLES.glob("*.py")} == set(CASES)
 
 
-@pytest.mark.parametrize("script", [name for name, arguments in CASES.items() if arguments is SMALL])
+@pytest.mark.parametrize(
+    "script",
+    [
+        "custom_environment.py",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("custom_advantage.py", "train_from_python.py")),
+    ],
+)
 def test_training_examples_leave_a_report(script: str, tmp_path: Path) -> None:
     run(script, CASES[script], tmp_path)
     reports = list(tmp_path.glob("runs/*/report.html"))
@@ -83,6 +89,7 @@ def test_evaluate_oracle(tmp_path: Path) -> None:
     assert result["episodes"] == 20
 
 
+@pytest.mark.slow
 def test_learning_with_and_without_tools_is_compared(tmp_path: Path) -> None:
     out = run("learn_with_tools.py", CASES["learn_with_tools.py"], tmp_path)
     rows = json.loads((tmp_path / "runs" / "learn_with_tools_math.json").read_text())

@@ -156,7 +156,10 @@ ONE_PERCENT = {
 """1 % at every stage."""
 
 
-@pytest.mark.parametrize(("on_failure", "number"), [("minimum_group", 1250), ("retry", 250)])
+@pytest.mark.parametrize(
+    ("on_failure", "number"),
+    [pytest.param("minimum_group", 1250, marks=pytest.mark.slow), ("retry", 250)],
+)
 def test_one_percent_of_faults_everywhere_and_every_episode_is_accounted_for(on_failure: str, number: int) -> None:
     faults, books, ledger = Faults(ONE_PERCENT, seed=1), Books(), Ledger()
 
