@@ -23,9 +23,13 @@ def descendants() -> set[vllm_process.Process]:
     return {process for process in vllm_process.tree(os.getpid())[1:] if process.alive and is_vllm(process.pid)}
 
 
+OTHERS = (b"resource_tracker", b"agentrl.workers")
+"""Helpers that live as long as this process: multiprocessing's own, and the verifiers' pool of other test modules."""
+
+
 def is_vllm(pid: int) -> bool:
-    """Not multiprocessing's own helper, which lives as long as this process."""
-    return b"resource_tracker" not in Path(f"/proc/{pid}/cmdline").read_bytes()
+    command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    return not any(other in command for other in OTHERS)
 
 
 def perturb(model: Any, scale: float = 0.02, seed: int = 0) -> None:
