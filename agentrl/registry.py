@@ -103,3 +103,11 @@ objectives: Registry[Any] = Registry("objective")
 """Policy objectives by name: `agentrl.objectives.base.Objective` subclasses."""
 regularisers: Registry[Any] = Registry("regulariser")
 """Regularisers by name: `agentrl.objectives.base.Regulariser` subclasses."""
+quantities: Registry[Any] = Registry("quantity", "quantities")
+"""Quantities of the scoring pass by name: functions registered by `agentrl.learner.quantities.quantity`."""
+clip_bounds: Registry[Any] = Registry("clip bounds", "clip_bounds")
+"""Bounds of a clipped ratio by name: `agentrl.objectives.bounds.Bounds` subclasses."""
+corrections: Registry[Any] = Registry("correction")
+"""Rollout corrections by name: `agentrl.objectives.correction.Correction` subclasses."""
+samplers: Registry[Any] = Registry("sampler")
+"""Task samplers by name: `agentrl.sampler.Sampler` subclasses."""

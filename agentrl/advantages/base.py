@@ -4,23 +4,25 @@ A transform reads the groups and the credit so far and returns new credit. Credi
 number (`trajectory`), one number a turn (`turns`), one number a policy token (`tokens`). The final advantage of token k
 in turn t of trajectory i is `trajectory[i] + turns[i][t] + tokens[i][k]`.
 
-Invariants: transforms are pure and deterministic; aborted trajectories are not seen; every statistic names its unit,
+Invariants: transforms are deterministic and change no argument, and what one remembers between batches is in its
+`state_dict`; aborted trajectories are not seen; every statistic names its unit,
 peer rule, leave-one-out, ddof and what a single member gets; an order that cannot be right is an error at start.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import IntEnum
 from itertools import pairwise
-from typing import ClassVar
+from types import MappingProxyType
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agentrl.errors import ConfigError
+from agentrl.errors import ConfigError, TrainingError
 from agentrl.trajectory import Trajectory
 
 Array = NDArray[np.float64]
@@ -43,7 +45,7 @@ class Stage(IntEnum):
 
 @dataclass(frozen=True)
 class TurnTable:
-    """What estimators may know of one trajectory (the turn record of T1); lengths are per turn, T_i entries."""
+    """What transforms may know of one trajectory (the turn record of T1); T_i turns, L_i policy tokens."""
 
     rewards: Array
     """r_{i,t}, shape (T_i,); the outcome reward sits on the last turn."""
@@ -55,20 +57,80 @@ class TurnTable:
     tool_error: tuple[bool, ...] = ()
     parse_error: tuple[bool, ...] = ()
     truncated: tuple[bool, ...] = ()
+    nodes: tuple[str, ...] = ()
+    """Node of each turn in the group's tree: turns that branches have in common are one node."""
+    correct: bool | None = None
+    """The verifier's verdict (metric `correct`, at least 0.5); None where the environment gives none."""
+    task_id: str = ""
+    token_rewards: Array | None = None
+    """Reward of single policy tokens beside the turns' (a KL penalty), shape (L_i,)."""
+    columns: Mapping[str, Array] = field(default_factory=dict)
+    """What the scoring pass computed, by need: shape (L_i,) for a number a policy token, else of the trajectory."""
+    record: Trajectory | None = None
+    """The whole episode, for transforms that read messages or calls."""
 
     @property
     def total(self) -> float:
-        """R_i: undiscounted sum of the rewards."""
-        return float(self.rewards.sum())
+        """R_i: undiscounted sum of all rewards."""
+        return float(self.rewards.sum()) + (0.0 if self.token_rewards is None else float(self.token_rewards.sum()))
+
+    @property
+    def turn_rewards(self) -> Array:
+        """r_{i,t} with the rewards of the turn's tokens, shape (T_i,)."""
+        if self.token_rewards is None:
+            return self.rewards
+        return self.rewards + np.bincount(self.turn_of_token, self.token_rewards, minlength=self.num_turns)
 
     @property
     def num_turns(self) -> int:
         return len(self.rewards)
 
+    @property
+    def num_tokens(self) -> int:
+        """L_i."""
+        return int(self.lengths.sum())
+
+    @property
+    def turn_of_token(self) -> NDArray[np.int64]:
+        """Turn (from 0) of each policy token, shape (L_i,)."""
+        return np.repeat(np.arange(self.num_turns), self.lengths)
+
+    @property
+    def ends(self) -> NDArray[np.int64]:
+        """e_t: index among the policy tokens of each turn's last one, shape (T_i,); -1 for a turn without any."""
+        return np.where(self.lengths > 0, np.cumsum(self.lengths) - 1, -1)
+
+    def rewards_of_tokens(self) -> Array:
+        """r_k of every policy token, shape (L_i,): its own and, at the last token of a turn, the turn's.
+
+        The reward of a turn without tokens moves to the policy token before it, else to the first one after it.
+        """
+        tokens = np.zeros(self.num_tokens) if self.token_rewards is None else self.token_rewards.astype(np.float64)
+        if len(tokens):
+            places = np.maximum(np.cumsum(self.lengths) - 1, 0)
+            np.add.at(tokens, places, self.rewards)
+        return tokens
+
+    def column(self, name: str) -> Array:
+        """A scored quantity; raises `TrainingError` if nobody asked for it."""
+        try:
+            return self.columns[name]
+        except KeyError:
+            raise TrainingError(f"the table has no column {name!r}; the transform must name it in `needs`") from None
+
+    def verdict(self, who: str) -> bool:
+        """`correct`; raises `TrainingError` in the name of `who` where the environment gives no verdict."""
+        if self.correct is None:
+            raise TrainingError(
+                f"{who} needs a verdict, but the environment's metrics have no 'correct' (task {self.task_id!r})"
+            )
+        return self.correct
+
     @classmethod
-    def of(cls, trajectory: Trajectory) -> TurnTable:
-        """The turn table of a recorded trajectory."""
+    def of(cls, trajectory: Trajectory, columns: Mapping[str, Array] | None = None) -> TurnTable:
+        """The turn table of a recorded trajectory; its nodes are its own (`tables_of` knows the others')."""
         turns = trajectory.turns
+        verdict = trajectory.metrics.get("correct")
         return cls(
             rewards=np.array([turn.reward for turn in turns], dtype=np.float64),
             lengths=np.array([len(turn.sampled_ids) for turn in turns], dtype=np.int64),
@@ -78,7 +140,27 @@ class TurnTable:
             tool_error=tuple(turn.tool_error for turn in turns),
             parse_error=tuple(turn.parse_error for turn in turns),
             truncated=tuple(turn.truncated for turn in turns),
+            nodes=tuple(f"{trajectory.member}.{index}" for index in range(len(turns))),
+            correct=None if verdict is None else verdict >= 0.5,
+            task_id=trajectory.task_id,
+            columns=columns or {},
+            record=trajectory,
         )
+
+
+def tables_of(members: Sequence[Trajectory], columns: Sequence[Mapping[str, Array]] | None = None) -> list[TurnTable]:
+    """The turn tables of a group's members; turns that a branch copied are the nodes of the member it left."""
+    tables = [TurnTable.of(member, None if columns is None else columns[i]) for i, member in enumerate(members)]
+    nodes = {member.member: table.nodes for member, table in zip(members, tables, strict=True)}
+    result = []
+    for member, table in sorted(zip(members, tables, strict=True), key=lambda pair: pair[0].member):
+        if member.branch is not None and member.branch.parent in nodes:
+            shared = nodes[member.branch.parent][: member.branch.turns]
+            table = replace(table, nodes=shared + table.nodes[len(shared) :])
+            nodes[member.member] = table.nodes
+        result.append((member.member, table))
+    by_member = dict(result)
+    return [by_member[member.member] for member in members]
 
 
 @dataclass(frozen=True)
@@ -92,6 +174,12 @@ class Credit:
     """A_turn, G arrays of shape (T_i,)."""
     tokens: tuple[Array, ...]
     """A_tok, G arrays of shape (L_i,): policy tokens of all turns in order."""
+    dropped: frozenset[int] = frozenset()
+    """Members that leave the batch and every denominator, once all statistics are taken."""
+    masked: Mapping[int, NDArray[np.bool_]] = field(default_factory=dict)
+    """Member -> its policy tokens that carry no loss, shape (L_i,); the denominators keep them."""
+    returns: tuple[Array, ...] | None = None
+    """What a critic is to predict at each policy token, G arrays of shape (L_i,); NaN: nothing there."""
 
     @classmethod
     def zeros(cls, tables: Sequence[TurnTable]) -> Credit:
@@ -100,8 +188,13 @@ class Credit:
             tables=tuple(tables),
             trajectory=np.zeros(len(tables)),
             turns=tuple(np.zeros(table.num_turns) for table in tables),
-            tokens=tuple(np.zeros(int(table.lengths.sum())) for table in tables),
+            tokens=tuple(np.zeros(table.num_tokens) for table in tables),
         )
+
+    @property
+    def rewards(self) -> Array:
+        """R_i, shape (G,)."""
+        return np.array([table.total for table in self.tables], dtype=np.float64)
 
     def token_advantages(self) -> list[Array]:
         """A_{i,k} of every policy token, G arrays of shape (L_i,)."""
@@ -110,6 +203,20 @@ class Credit:
             for i, table in enumerate(self.tables)
         ]
 
+    def with_token_advantages(self, advantages: Sequence[Array]) -> Credit:
+        """The same group with these A_{i,k}, G arrays of shape (L_i,); all of it then stands in the token layer."""
+        return replace(
+            self,
+            trajectory=np.zeros(len(self.tables)),
+            turns=tuple(np.zeros(table.num_turns) for table in self.tables),
+            tokens=tuple(advantages),
+        )
+
+    def with_mask(self, member: int, masked: NDArray[np.bool_]) -> Credit:
+        """The same group with further tokens of `member` masked, shape (L_i,)."""
+        before = self.masked.get(member)
+        return replace(self, masked={**self.masked, member: masked if before is None else before | masked})
+
 
 class Transform(ABC):
     """One step of credit assignment. Options are constructor keywords; subclasses are registered by name."""
@@ -117,10 +224,26 @@ class Transform(ABC):
     stage: ClassVar[Stage]
     min_group_size: int = 1
     """Group estimators need peers: a smaller configured group is an error at start. Options may lower it."""
+    needs: frozenset[str] = frozenset()
+    """Columns that the scoring pass must fill under the weights that sampled (`agentrl.needs`)."""
+    scales: bool = False
+    """Divides by a spread of the present group or batch: whatever a transform before it scaled or shifted is undone."""
+    undone_by_scaling: bool = False
+    """Means nothing if a later transform `scales`: such a list is an error at start."""
+
+    metrics: Mapping[str, float] = MappingProxyType({})
+    """Numbers about the latest call, for the log; never read by the mathematics."""
 
     @abstractmethod
     def __call__(self, groups: list[Credit]) -> list[Credit]:
         """New credit for every group of the batch; must not change its argument."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the transform remembers between batches, as JSON-able values; goes into checkpoints."""
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore what `state_dict` gave."""
 
 
 def check_order(transforms: Sequence[Transform], group_size: int) -> None:
@@ -133,7 +256,13 @@ def check_order(transforms: Sequence[Transform], group_size: int) -> None:
                 f"advantages: {type(later).__name__} ({later.stage.name.lower()}) must stand before "
                 f"{type(earlier).__name__} ({earlier.stage.name.lower()})"
             )
-    for transform in transforms:
+    for index, transform in enumerate(transforms):
+        scaling = next((later for later in transforms[index + 1 :] if later.scales), None)
+        if transform.undone_by_scaling and scaling is not None:
+            raise ConfigError(
+                f"advantages: {type(scaling).__name__} divides by a spread, which undoes {type(transform).__name__}; "
+                "leave it out"
+            )
         if group_size < transform.min_group_size:
             raise ConfigError(
                 f"advantages: {type(transform).__name__} needs groups of at least {transform.min_group_size}, "

@@ -9,8 +9,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Literal
 
-import numpy as np
-
 from agentrl.advantages.base import Array, Credit, Stage, Transform
 from agentrl.advantages.statistics import GroupStatistic, Singleton
 from agentrl.registry import advantages
@@ -22,6 +20,7 @@ class _GroupEstimator(Transform):
     stage = Stage.ESTIMATE
 
     def __init__(self, statistic: GroupStatistic) -> None:
+        self.scales = statistic.scale
         self.statistic = statistic
         self.min_group_size = 1 if statistic.singleton == "raw" else 2
 
@@ -29,7 +28,7 @@ class _GroupEstimator(Transform):
         return [replace(credit, trajectory=credit.trajectory + self._estimate(credit)) for credit in groups]
 
     def _estimate(self, credit: Credit) -> Array:
-        return self.statistic.over_trajectories(np.array([table.total for table in credit.tables], dtype=np.float64))
+        return self.statistic.over_trajectories(credit.rewards)
 
 
 @advantages.register("grpo")

@@ -54,6 +54,7 @@ class TurnLeaveOneOut(Transform):
         `batch_std`: divide by one number for the whole batch, the std (ddof 1) of all turns' advantages plus `eps`.
         `singleton`: what a group of one gets, 0 or its returns; `peers="none"` compares with nobody and is exempt.
         """
+        self.scales = batch_std
         if not 0.0 <= gamma <= 1.0:
             raise ConfigError(f"gamma is {gamma!r}; it must lie between 0 and 1")
         self.gamma = gamma
@@ -74,7 +75,7 @@ class TurnLeaveOneOut(Transform):
         ]
 
     def _estimate(self, credit: Credit) -> list[Array]:
-        returns = [discounted_returns(table.rewards, self.gamma) for table in credit.tables]
+        returns = [discounted_returns(table.turn_rewards, self.gamma) for table in credit.tables]
         if len(returns) == 1 and not self.keeps_lone_group:
             return [np.zeros_like(member) for member in returns]
         return self.statistic.over_turns(returns, self.peers)

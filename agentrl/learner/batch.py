@@ -8,9 +8,10 @@ table and is a function of the rows' lengths alone.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import accumulate
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,6 +21,9 @@ from torch import Tensor
 from agentrl.errors import TrainingError
 from agentrl.learner.attention import Segments
 from agentrl.trajectory import Row, Trajectory
+
+Columns = Mapping[str, NDArray[np.float64] | float]
+"""Numbers of a trajectory's policy tokens by name: shape (L_i,), or one number for all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +42,25 @@ class TrainingRow:
     """Shape (n,)."""
     trajectory: int
     """Index of the trajectory in the batch."""
+    tokens: NDArray[np.int64]
+    """Which of the trajectory's policy tokens each one is, from 0, shape (n,)."""
+    columns: Mapping[str, NDArray[np.float64]] = field(default_factory=dict)
+    """Further numbers of each policy token, shape (n,); every row of a batch has the same ones."""
 
     def __len__(self) -> int:
         return len(self.ids)
 
 
-def flatten(trajectories: Sequence[Trajectory], advantages: Sequence[NDArray[np.float64]]) -> list[TrainingRow]:
+def flatten(
+    trajectories: Sequence[Trajectory],
+    advantages: Sequence[NDArray[np.float64]],
+    columns: Sequence[Columns] | None = None,
+) -> list[TrainingRow]:
     """Rows with loss of every trajectory, in order.
 
     `advantages[i]` has shape (L_i,): the policy tokens of all turns of trajectory i in the order of the turns, which
-    is `Credit.token_advantages()`. Raises `TrainingError` for lengths that differ, values that are not finite, and a
+    is `Credit.token_advantages()`. `columns[i]` are further numbers by name, shape (L_i,) or (), which is one number
+    for all. Raises `TrainingError` for lengths that differ, advantages or log-probabilities that are not finite, and a
     policy token without context.
     """
     if len(trajectories) != len(advantages):
@@ -55,44 +68,57 @@ def flatten(trajectories: Sequence[Trajectory], advantages: Sequence[NDArray[np.
     rows: list[TrainingRow] = []
     for index, (trajectory, values) in enumerate(zip(trajectories, advantages, strict=True)):
         lengths = [len(turn.sampled_ids) for turn in trajectory.turns]
-        if len(values) != sum(lengths):
-            raise TrainingError(
-                f"task {trajectory.task_id}: {sum(lengths)} policy tokens, but {len(values)} advantages"
-            )
+        further = {} if columns is None else columns[index]
+        table = {name: _column(name, value, sum(lengths), trajectory.task_id) for name, value in further.items()}
+        table["advantage"] = _column("advantage", values, sum(lengths), trajectory.task_id)
         starts = [0, *accumulate(lengths)]
-        rows += [_training_row(row, starts, np.asarray(values), index, trajectory.task_id) for row in trajectory.rows()]
+        rows += [_training_row(row, starts, table, index, trajectory.task_id) for row in trajectory.rows()]
     return [row for row in rows if len(row.positions)]
 
 
+def _column(name: str, value: NDArray[np.float64] | float, length: int, task_id: str) -> NDArray[np.float64]:
+    array = np.asarray(value, dtype=np.float64)
+    if array.ndim and array.shape != (length,):
+        raise TrainingError(f"task {task_id}: {length} policy tokens, but {len(array)} of {name}")
+    return np.broadcast_to(array, (length,))
+
+
 def _training_row(
-    row: Row, starts: list[int], values: NDArray[np.float64], trajectory: int, task_id: str
+    row: Row, starts: list[int], table: Mapping[str, NDArray[np.float64]], trajectory: int, task_id: str
 ) -> TrainingRow:
     turns = np.asarray(row.turn_ids, dtype=np.int64)
     positions = np.flatnonzero(turns)
     if len(positions) and positions[0] == 0:
         raise TrainingError(f"task {task_id}: a sampled token without context cannot be trained on")
-    # A row holds the whole of each turn that it trains, so token k of turn t stands at starts[t - 1] + k of `values`.
+    # A row holds the whole of each turn that it trains, so token k of turn t stands at starts[t - 1] + k of a column.
     sources = [np.arange(starts[turn - 1], starts[turn]) for turn in dict.fromkeys(turns[positions].tolist())]
-    own = values[np.concatenate(sources)] if sources else values[:0]
+    tokens = np.concatenate(sources) if sources else np.zeros(0, dtype=np.int64)
+    own = {name: column[tokens] for name, column in table.items()}
     behaviour = np.asarray(row.logprobs, dtype=np.float64)[positions]
-    for name, numbers in (("advantage", own), ("recorded log-probability", behaviour)):
+    for name, numbers in (("advantage", own["advantage"]), ("recorded log-probability", behaviour)):
         if not np.isfinite(numbers).all():
             raise TrainingError(f"task {task_id}: a policy token's {name} is not finite")
-    return TrainingRow(np.asarray(row.ids, dtype=np.int64), positions, turns[positions], behaviour, own, trajectory)
+    ids = np.asarray(row.ids, dtype=np.int64)
+    advantages = own.pop("advantage")
+    return TrainingRow(ids, positions, turns[positions], behaviour, advantages, trajectory, tokens, own)
 
 
-def pack(rows: Sequence[TrainingRow], max_tokens: int) -> list[list[int]]:
+def pack(
+    rows: Sequence[TrainingRow], max_tokens: int, unit: Literal["token", "trajectory", "group"] = "token"
+) -> list[list[int]]:
     """Indices of the rows of each micro-batch, at most `max_tokens` tokens where the rows allow it.
 
     First-fit decreasing; rows of one trajectory stay together where they fit into one bin, a row longer than
-    `max_tokens` gets a bin of its own. Deterministic: ties go by index.
+    `max_tokens` gets a bin of its own. Above `unit="token"` the rows of a trajectory, or of all trajectories of a group
+    (column `group`), share a bin whatever its size. Deterministic: ties go by index.
     """
-    members: dict[int, list[int]] = {}
+    members: dict[float, list[int]] = {}
     for index, row in enumerate(rows):
-        members.setdefault(row.trajectory, []).append(index)
+        key = row.columns["group"][0] if unit == "group" else row.trajectory
+        members.setdefault(key, []).append(index)
     items: list[list[int]] = []
     for indices in members.values():
-        whole = sum(len(rows[index]) for index in indices) <= max_tokens
+        whole = unit != "token" or sum(len(rows[index]) for index in indices) <= max_tokens
         items += [indices] if whole else [[index] for index in indices]
     sizes = [sum(len(rows[index]) for index in item) for item in items]
     bins: list[list[int]] = []
@@ -146,6 +172,8 @@ class TokenTable:
     """int64."""
     turn_ids: Tensor
     """int64."""
+    columns: Mapping[str, Tensor]
+    """float32: the rows' columns."""
     offsets: tuple[int, ...]
     """Row r's tokens are `offsets[r]` to `offsets[r + 1]`."""
 
@@ -158,6 +186,10 @@ class TokenTable:
             advantages=_tensor(np.concatenate([row.advantages for row in rows]), device).float(),
             sequence_ids=_tensor(np.repeat([row.trajectory for row in rows], counts), device),
             turn_ids=_tensor(np.concatenate([row.turn_ids for row in rows]), device),
+            columns={
+                name: _tensor(np.concatenate([row.columns[name] for row in rows]), device).float()
+                for name in rows[0].columns
+            },
             offsets=(0, *accumulate(counts)),
         )
 

@@ -7,6 +7,7 @@ equal those of float32 log-softmax over whole logits, whatever the chunk.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +27,8 @@ class Scores:
     """log softmax(logits / temperature) at the target, nats."""
     entropy: Tensor
     """Entropy of the distribution at temperature, nats; zeros unless asked for."""
+    uniform: Tensor
+    """Mean of log softmax(logits / temperature) over the vocabulary, nats, no gradient; zeros unless asked for."""
     greedy: Tensor
     """bool: the target has the largest logit; False unless asked for."""
 
@@ -37,6 +40,7 @@ def token_logprobs(
     *,
     temperature: float = 1.0,
     entropy: bool = False,
+    uniform: bool = False,
     greedy: bool = False,
     chunk_tokens: int | None = None,
 ) -> Scores:
@@ -44,11 +48,25 @@ def token_logprobs(
 
     Under autocast the head's product is computed in autocast's type, the softmax in float32.
     """
-    kind = hidden.device.type
-    dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
     chunk = chunk_tokens or max(1, CHUNK_ELEMENTS // head.weight.shape[0])
-    options = _Options(dtype, temperature, entropy, greedy, chunk)
+    options = _Options(_product_dtype(hidden), temperature, entropy, uniform, greedy, chunk)
     return Scores(*_ChunkedHead.apply(hidden, head.weight, head.bias, targets, options))  # type: ignore[no-untyped-call]
+
+
+@torch.no_grad()
+def chunked_logits(hidden: Tensor, head: nn.Linear, temperature: float) -> Iterator[tuple[slice, Tensor]]:
+    """The chunks of `hidden` (n, width) that `token_logprobs` makes, and their float32 logits / temperature."""
+    chunk = max(1, CHUNK_ELEMENTS // head.weight.shape[0])
+    options = _Options(_product_dtype(hidden), temperature, False, False, False, chunk)
+    cast = head.weight.to(options.dtype)
+    for start in range(0, len(hidden), chunk):
+        part = slice(start, start + chunk)
+        yield part, _logits(hidden[part], cast, head.bias, options)
+
+
+def _product_dtype(hidden: Tensor) -> torch.dtype:
+    kind = hidden.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else hidden.dtype
 
 
 @dataclass(frozen=True)
@@ -56,6 +74,7 @@ class _Options:
     dtype: torch.dtype
     temperature: float
     entropy: bool
+    uniform: bool
     greedy: bool
     chunk: int
 
@@ -66,10 +85,10 @@ class _ChunkedHead(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, options: _Options
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         count = len(targets)
-        normaliser, logprobs, entropy = (
-            torch.zeros(count, dtype=torch.float32, device=hidden.device) for _ in range(3)
+        normaliser, logprobs, entropy, uniform = (
+            torch.zeros(count, dtype=torch.float32, device=hidden.device) for _ in range(4)
         )
         greedy = torch.zeros(count, dtype=torch.bool, device=hidden.device)
         cast = weight.to(options.dtype)
@@ -78,6 +97,8 @@ class _ChunkedHead(torch.autograd.Function):
             logits = _logits(hidden[part], cast, bias, options)
             normaliser[part] = logits.logsumexp(-1)
             logprobs[part] = logits.gather(1, targets[part, None])[:, 0] - normaliser[part]
+            if options.uniform:
+                uniform[part] = logits.mean(-1) - normaliser[part]
             if options.greedy:
                 greedy[part] = logits.argmax(-1) == targets[part]
             if options.entropy:
@@ -85,12 +106,12 @@ class _ChunkedHead(torch.autograd.Function):
                 entropy[part] = -(log_p.exp() * log_p).sum(-1)
         ctx.save_for_backward(hidden, cast, bias, targets, normaliser, entropy)
         ctx.options, ctx.weight_dtype = options, weight.dtype
-        ctx.mark_non_differentiable(greedy)
-        return logprobs, entropy, greedy
+        ctx.mark_non_differentiable(uniform, greedy)
+        return logprobs, entropy, uniform, greedy
 
     @staticmethod
     def backward(
-        ctx: Any, grad_logprobs: Tensor, grad_entropy: Tensor, _: Tensor
+        ctx: Any, grad_logprobs: Tensor, grad_entropy: Tensor, *_: Tensor
     ) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
         hidden, cast, bias, targets, normaliser, entropy = ctx.saved_tensors
         options: _Options = ctx.options

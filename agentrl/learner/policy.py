@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -22,7 +23,7 @@ from agentrl.config import LoraConfig
 from agentrl.errors import ModelError
 from agentrl.learner.attention import ATTENTION, Segments
 from agentrl.learner.batch import PackedTokens
-from agentrl.learner.logprobs import Scores, token_logprobs
+from agentrl.learner.logprobs import Scores, chunked_logits, token_logprobs
 
 PROBE_LENGTHS = (7, 4)
 """Rows of the probe: two, so that a model that mixes packed rows shows itself."""
@@ -70,20 +71,40 @@ class Policy:
         return {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
 
     def score(
-        self, tokens: PackedTokens, *, temperature: float = 1.0, entropy: bool = False, greedy: bool = False
+        self,
+        tokens: PackedTokens,
+        *,
+        temperature: float = 1.0,
+        entropy: bool = False,
+        uniform: bool = False,
+        greedy: bool = False,
     ) -> Scores:
         """Score the policy tokens of packed rows, with gradient unless grad mode is off."""
-        with self._checkpointing():
-            return self._score(self.model, tokens, temperature, entropy, greedy)
+        with self._checkpointing(), self._autocast():
+            hidden = _hidden(self.model, tokens.input_ids, tokens.segments)
+            return token_logprobs(
+                hidden.index_select(0, tokens.sources),
+                _head(self.model),
+                tokens.targets,
+                temperature=temperature,
+                entropy=entropy,
+                uniform=uniform,
+                greedy=greedy,
+            )
 
-    @torch.no_grad()
-    def score_reference(self, tokens: PackedTokens, *, temperature: float = 1.0) -> Tensor:
-        """Log-probabilities of the policy tokens under the reference, float32, shape (n,)."""
-        if self._adapted is None:
-            self.keep_reference()
-            return self._score(cast(PreTrainedModel, self._reference), tokens, temperature, False, False).logprobs
-        with self._adapted.disable_adapter():
-            return self._score(self.model, tokens, temperature, False, False).logprobs
+    @contextmanager
+    def reading(self, *, reference: bool = False) -> Iterator[Reader]:
+        """A model to read packed rows with, without gradient: the policy as it is now, or its reference."""
+        with ExitStack() as stack:
+            stack.enter_context(torch.no_grad())
+            model = self.model
+            if reference and self._adapted is not None:
+                stack.enter_context(self._adapted.disable_adapter())
+            elif reference:
+                self.keep_reference()
+                model = cast(PreTrainedModel, self._reference)
+            stack.enter_context(self._autocast())
+            yield Reader(model)
 
     def keep_reference(self) -> None:
         """Freeze the present weights as the reference; has no effect under LoRA or the second time."""
@@ -104,20 +125,6 @@ class Policy:
         merged.save_pretrained(folder)
         self._adapted.save_pretrained(str(folder / "adapter"))
 
-    def _score(
-        self, model: PreTrainedModel, tokens: PackedTokens, temperature: float, entropy: bool, greedy: bool
-    ) -> Scores:
-        with self._autocast():
-            hidden = _hidden(model, tokens.input_ids, tokens.segments)
-            return token_logprobs(
-                hidden.index_select(0, tokens.sources),
-                _head(model),
-                tokens.targets,
-                temperature=temperature,
-                entropy=entropy,
-                greedy=greedy,
-            )
-
     def _autocast(self) -> Any:
         if self.precision == "fp32":
             return nullcontext()
@@ -134,6 +141,21 @@ class Policy:
             yield
         finally:
             cast(nn.Module, self.model).eval()
+
+
+@dataclass(frozen=True)
+class Reader:
+    """Hidden states and logits of packed rows."""
+
+    model: PreTrainedModel
+
+    def hidden(self, tokens: PackedTokens) -> Tensor:
+        """Last hidden states after the final norm, shape (T, width)."""
+        return _hidden(self.model, tokens.input_ids, tokens.segments)
+
+    def logits(self, hidden: Tensor, temperature: float) -> Iterator[tuple[slice, Tensor]]:
+        """Chunks of float32 logits / temperature for `hidden` (n, width), shape (chunk, vocabulary)."""
+        return chunked_logits(hidden, _head(self.model), temperature)
 
 
 def _hidden(model: PreTrainedModel, input_ids: Tensor, segments: Segments) -> Tensor:

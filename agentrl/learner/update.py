@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -19,13 +19,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from agentrl.config import OptimiserConfig
-from agentrl.errors import TrainingError
-from agentrl.learner.batch import PackedTokens, TokenTable, TrainingRow, flatten, pack
+from agentrl.errors import ConfigError, TrainingError
+from agentrl.learner.batch import Columns, PackedTokens, TokenTable, TrainingRow, flatten, pack
 from agentrl.learner.optimiser import build_optimiser, guarded_step, warmed_up
 from agentrl.learner.policy import Policy
+from agentrl.learner.quantities import build as build_quantity
+from agentrl.learner.scoring import score
 from agentrl.learner.supervised import supervised_step
 from agentrl.learner.tally import Tally
-from agentrl.objectives.base import Objective, Reduction, Regulariser, TokenBatch, reduce
+from agentrl.needs import union
+from agentrl.objectives.base import Component, Objective, Reduction, Regulariser, TokenBatch, reduce
+from agentrl.objectives.correction import Correction
 from agentrl.objectives.reduction import reduction_constant, reduction_weights
 from agentrl.trajectory import Trajectory
 
@@ -42,8 +46,11 @@ class _Step:
     """Rows of each micro-batch; rows whose gradient is zero for certain are in none."""
     table: TokenTable
     weights: Tensor
+    mask: Tensor
     behaviour: Tensor
-    reference: Tensor | None = None
+    columns: dict[str, Tensor]
+    correction: Tensor | None = None
+    """Weight of each token's policy loss for the gap between engine and learner (B10)."""
 
 
 class Learner:
@@ -60,6 +67,7 @@ class Learner:
         behaviour: Literal["recorded", "recomputed"] = "recorded",
         temperature: float = 1.0,
         mismatch_bound: float | None = None,
+        correction: Correction | None = None,
         optimiser: OptimiserConfig | None = None,
     ) -> None:
         """`temperature` is the rollout's: ratios compare like with like.
@@ -69,7 +77,8 @@ class Learner:
 
         `behaviour="recomputed"` replaces the engine's records by the learner's own log-probabilities before the first
         step, so that ratios start at exactly 1 whatever the engine's precision. It costs one more forward pass over
-        the batch where a batch has several optimiser steps, and nothing where it has one.
+        the batch where a batch has several optimiser steps, and nothing where it has one. `correction` weights the
+        policy loss for what lies between the records and those; it needs `recomputed`, and the pass in any case.
         """
         reduction_constant(reduction, norm)
         self.policy = policy
@@ -83,8 +92,22 @@ class Learner:
         self.optimiser = build_optimiser(policy.trainable(), self.config)
         self.steps = 0
         """Optimiser steps so far; warm-up counts them."""
-        self._needs = frozenset().union(objective.needs, *(item.needs for item in self.regularisers))
-        if "reference" in self._needs:
+        self.correction = correction
+        if correction is not None and not self.recompute:
+            raise ConfigError("loss.correction compares with loss.behaviour=recomputed; set that")
+        components: list[Component] = [objective, *self.regularisers]
+        self._components = components
+        self.needs = union(item.needs for item in components)
+        """Columns that the loss reads: `update` scores those that it is not given."""
+        self._quantities = {name: build_quantity(name) for name in self.needs}
+        for quantity in self._quantities.values():
+            if quantity.source != "logits":
+                raise ConfigError(f"loss: {quantity.name} is a number of a trajectory, not of a token")
+        self._current = union(item.current for item in components)
+        if unknown := self._current - {"entropy", "uniform"}:
+            raise ConfigError(f"loss: no pass computes {', '.join(sorted(unknown))}; valid: entropy, uniform")
+        self._unit = max((item.unit for item in components), key=("token", "trajectory", "group").index)
+        if any(quantity.of == "reference" for quantity in self._quantities.values()):
             policy.keep_reference()
 
     def update(
@@ -92,10 +115,14 @@ class Learner:
         trajectories: Sequence[Trajectory],
         advantages: Sequence[NDArray[np.float64]],
         progress: Progress | None = None,
+        columns: Sequence[Columns] | None = None,
     ) -> dict[str, float]:
         """Take `epochs` x `minibatches` optimiser steps on a batch of episodes.
 
-        `advantages[i]`: shape (L_i,), see `flatten`. Minibatches are consecutive trajectories. A step in which every
+        `advantages[i]`: shape (L_i,), see `flatten`. `columns[i]`: what is known of the trajectory's policy tokens by
+        name, such as what `score` found; `reward`, `group` (which trajectories share a baseline: by default those of
+        a task) and `correct` are filled in, `masked` (1: the token carries no loss) is heeded. Minibatches are
+        consecutive trajectories, or groups where the objective needs them whole. A step in which every
         advantage is 0 and no regulariser acts is counted (`update/skipped_steps`) and not taken; single trajectories
         of that kind are left out of the passes, not of the denominators. Returns metrics; `loss` and `grad_norm` are
         means over the steps, `mismatch/*` compare the learner with the engine's records before any step, and
@@ -104,7 +131,7 @@ class Learner:
         """
         tally = Tally()
         with tally.timed("update/prepare"):
-            steps = self._cut(flatten(trajectories, advantages))
+            steps = self._cut(flatten(trajectories, advantages, _with_defaults(trajectories, columns)))
         passes = self.config.epochs * sum(len(step.bins) for step in steps)
         several = self.config.epochs * len(steps) > 1
         with tally.timed("update/score"):
@@ -120,8 +147,9 @@ class Learner:
         begun_with = self.steps
         for _ in range(self.config.epochs):
             for step in steps:
-                fresh = self.steps == begun_with and not (several and self.recompute)
-                self._take(step, tally, fresh, self.recompute and not several, tick)
+                scored = self.recompute and (several or self.correction is not None)
+                fresh = self.steps == begun_with and not scored
+                self._take(step, tally, fresh, self.recompute and not scored, tick)
         return {**tally.metrics(), **self._counts(steps), "lr": self.optimiser.param_groups[0]["lr"]}
 
     def supervised_optimiser(self, lr: float) -> torch.optim.AdamW:
@@ -141,12 +169,37 @@ class Learner:
             grad_clip=self.config.grad_clip,
         )
 
+    def score(self, trajectories: Sequence[Trajectory], needs: frozenset[str]) -> list[dict[str, NDArray[np.float64]]]:
+        """What `needs` name, of every trajectory under the present weights: shape (L_i,), or of the trajectory."""
+        rows = flatten(trajectories, [np.zeros(item.num_policy_tokens) for item in trajectories])
+        quantities = [build_quantity(name) for name in sorted(needs)]
+        found: list[dict[str, NDArray[np.float64]]] = [
+            {item.name: np.zeros(trajectory.num_policy_tokens) for item in quantities if item.source == "logits"}
+            for trajectory in trajectories
+        ]
+        if not rows or not quantities:
+            return found
+        table = TokenTable.of(rows, self.policy.device)
+        bins = pack(rows, self.config.micro_batch_tokens)
+        rewards = torch.tensor([item.reward for item in trajectories], device=self.policy.device)
+        known = {"reward": rewards[table.sequence_ids]}
+        scored = score(self.policy, rows, table, bins, quantities, temperature=self.temperature, known=known)
+        for name, values in scored.tokens.items():
+            flat = values.double().cpu().numpy()
+            for index, row in enumerate(rows):
+                found[row.trajectory][name][row.tokens] = flat[table.offsets[index] : table.offsets[index + 1]]
+        for name, numbers in scored.trajectories.items():
+            for trajectory, value in numbers.items():
+                found[trajectory][name] = value.double().cpu().numpy()
+        return found
+
     def _cut(self, rows: list[TrainingRow]) -> list[_Step]:
         """The optimiser steps of a batch, with their global denominators."""
-        present = np.array(sorted({row.trajectory for row in rows}), dtype=np.int64)
+        keys = [row.columns["group"][0] if self._unit == "group" else row.trajectory for row in rows]
+        present = np.array(list(dict.fromkeys(keys)))
         parts = np.array_split(present, min(self.config.minibatches, max(1, len(present))))
         members = [set(part.tolist()) for part in parts if len(part)]
-        return [self._step([row for row in rows if row.trajectory in chosen]) for chosen in members]
+        return [self._step([row for row, key in zip(rows, keys, strict=True) if key in chosen]) for chosen in members]
 
     def _step(self, rows: list[TrainingRow]) -> _Step:
         table = TokenTable.of(rows, self.policy.device)
@@ -158,34 +211,69 @@ class Learner:
             for index, row in enumerate(rows)
             if self.regularisers or not self.objective.zero_without_advantage or row.trajectory in credited
         ]
-        bins = pack([rows[index] for index in acting], self.config.micro_batch_tokens)
+        bins = pack([rows[index] for index in acting], self.config.micro_batch_tokens, self._unit)
         bins = [[acting[index] for index in members] for members in bins]
-        return _Step(rows, bins, table, weights, table.behaviour)
+        columns = dict(table.columns)
+        mask = columns["masked"] == 0 if "masked" in columns else everything
+        return _Step(rows, bins, table, weights, mask, table.behaviour, columns)
 
     def _tokens(self, step: _Step, members: list[int]) -> PackedTokens:
         return PackedTokens.of([step.rows[index] for index in members], self.policy.device)
 
-    @torch.no_grad()
     def _prescore(self, step: _Step, tally: Tally, several: bool) -> None:
-        """What must be known under the weights before the first step: the reference, and the policy's own."""
-        if "reference" in self._needs:
-            step.reference = torch.zeros_like(step.behaviour)
-        recompute = self.recompute and several
+        """What must be known under the weights before the first step: what the loss reads, and the policy's own."""
+        wanted = [quantity for name, quantity in self._quantities.items() if name not in step.columns]
+        recompute = self.recompute and (several or self.correction is not None)
+        own = build_quantity("logprobs")
+        if recompute and own.name not in {quantity.name for quantity in wanted}:
+            wanted.append(own)
+        if not wanted or not step.bins:
+            return
+        scored = score(
+            self.policy, step.rows, step.table, step.bins, wanted, temperature=self.temperature, known=step.columns
+        )
+        step.columns |= scored.tokens
         if recompute:
-            step.behaviour = step.behaviour.clone()
-        for members in step.bins if step.reference is not None or recompute else []:
+            acting = step.table.index([index for members in step.bins for index in members])
+            tally.add_mismatch(step.columns[own.name][acting], step.table.behaviour[acting])
+            step.behaviour = step.table.behaviour.clone()
+            step.behaviour[acting] = step.columns[own.name][acting]
+        if self.correction is not None:
+            step.correction, sums = self.correction(self._batch(step, step.behaviour, slice(None)), step.table.behaviour)
+            tally.add_sums(sums)
+
+    @torch.no_grad()
+    def _prepare(self, step: _Step) -> None:
+        """Columns that depend on the whole minibatch under the weights of now."""
+        components = [item for item in self._components if item.prepares]
+        if not components or not step.bins:
+            return
+        logprobs = step.behaviour.clone()
+        for members in step.bins:
             tokens, index = self._tokens(step, members), step.table.index(members)
-            if step.reference is not None:
-                step.reference[index] = self.policy.score_reference(tokens, temperature=self.temperature)
-            if recompute:
-                own = self.policy.score(tokens, temperature=self.temperature).logprobs
-                tally.add_mismatch(own, step.table.behaviour[index])
-                step.behaviour[index] = own
+            logprobs[index] = self.policy.score(tokens, temperature=self.temperature).logprobs
+        for item in components:
+            step.columns |= item.prepare(self._batch(step, logprobs, slice(None)))
+
+    def _batch(self, step: _Step, logprobs: Tensor, index: Tensor | slice, **current: Tensor) -> TokenBatch:
+        return TokenBatch(
+            logprobs=logprobs,
+            behaviour=step.behaviour[index],
+            advantages=step.table.advantages[index],
+            mask=step.mask[index],
+            sequence_ids=step.table.sequence_ids[index],
+            turn_ids=step.table.turn_ids[index],
+            weights=step.weights[index],
+            columns={name: column[index] for name, column in step.columns.items()},
+            current=current,
+        )
 
     def _take(self, step: _Step, tally: Tally, fresh: bool, detach: bool, tick: Callable[[], None]) -> None:
         """One optimiser step. `fresh`: the weights have not moved, so the mismatch is measured."""
         self.optimiser.zero_grad(set_to_none=True)
         loss = 0.0
+        with tally.timed("update/score"):
+            self._prepare(step)
         for members in step.bins:
             with tally.timed("update/forward"):
                 share = self._loss(step, members, tally, fresh, detach)
@@ -221,27 +309,22 @@ class Learner:
     def _loss(self, step: _Step, members: list[int], tally: Tally, fresh: bool, detach: bool) -> Tensor:
         """A micro-batch's share of the loss. `detach`: the behaviour log-probabilities are those of this very pass."""
         tokens, index = self._tokens(step, members), step.table.index(members)
-        entropy = "entropy" in self._needs
-        scores = self.policy.score(tokens, temperature=self.temperature, entropy=entropy)
-        batch = TokenBatch(
-            logprobs=scores.logprobs,
-            behaviour=scores.logprobs.detach() if detach else step.behaviour[index],
-            advantages=step.table.advantages[index],
-            mask=torch.ones_like(index, dtype=torch.bool),
-            sequence_ids=step.table.sequence_ids[index],
-            turn_ids=step.table.turn_ids[index],
-            weights=step.weights[index],
-            reference=None if step.reference is None else step.reference[index],
-            entropy=scores.entropy if entropy else None,
-        )
+        wanted = dict.fromkeys(self._current, True)
+        scores = self.policy.score(tokens, temperature=self.temperature, **wanted)
+        batch = self._batch(step, scores.logprobs, index, **{name: getattr(scores, name) for name in wanted})
+        if detach:
+            batch = replace(batch, behaviour=scores.logprobs.detach())
         if fresh:
             tally.add_mismatch(scores.logprobs, step.table.behaviour[index])
-        if entropy:
-            tally.add("entropy", float(scores.entropy.detach().sum()), len(index))
+        for name, values in batch.current.items():
+            tally.add(name, float(values.detach().sum()), len(index))
         total = torch.zeros((), device=index.device)
-        for part in (self.objective(batch), *(regulariser(batch) for regulariser in self.regularisers)):
-            tally.add_sums(part.sums)
-            total = total + reduce(part.loss, batch)
+        for part in self._components:
+            result = part(batch)
+            tally.add_sums(result.sums)
+            if part is self.objective and step.correction is not None:
+                result = replace(result, loss=result.loss * step.correction[index])
+            total = total + reduce(result.loss, batch)
         return total
 
     def _counts(self, steps: list[_Step]) -> dict[str, float]:
@@ -258,3 +341,17 @@ class Learner:
             "update/skipped_rows": sum(len(step.rows) for step in steps) - len(acting),
             "update/skipped_steps": self.config.epochs * sum(not step.bins for step in steps),
         }
+
+
+def _with_defaults(trajectories: Sequence[Trajectory], columns: Sequence[Columns] | None) -> list[Columns]:
+    """Reward, group and verdict of every trajectory, unless they are given."""
+    tasks: dict[str, int] = {}
+    return [
+        {
+            "reward": trajectory.reward,
+            "group": float(tasks.setdefault(trajectory.task_id, len(tasks))),
+            "correct": trajectory.metrics.get("correct", float("nan")),
+            **({} if columns is None else columns[index]),
+        }
+        for index, trajectory in enumerate(trajectories)
+    ]

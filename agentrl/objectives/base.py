@@ -10,12 +10,15 @@ Invariant: no formula reads a token whose mask is False; the denominators come f
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
+
+from agentrl.errors import TrainingError
 
 
 class Reduction(StrEnum):
@@ -50,10 +53,26 @@ class TokenBatch:
     """int64: 1-based turn within the trajectory."""
     weights: Tensor
     """Reduction weight of each token, from `reduction_weights` over the global batch."""
-    reference: Tensor | None = None
-    """Under the reference policy; present when a component's `needs` contains "reference"."""
-    entropy: Tensor | None = None
-    """Entropy of the policy at each token, nats, with gradient; present when needed."""
+    columns: Mapping[str, Tensor] = field(default_factory=dict)
+    """Constants of each token by name: what components `need`, and always `reward` (R_i), `group` and `correct` (0, 1;
+    NaN without a verdict) of its trajectory."""
+    current: Mapping[str, Tensor] = field(default_factory=dict)
+    """Quantities of this very pass by name, with gradient: what components name in `current`."""
+
+    def column(self, name: str) -> Tensor:
+        """A constant of each token; raises `TrainingError` if the batch does not carry it."""
+        return _of(self.columns, name)
+
+    def now(self, name: str) -> Tensor:
+        """A quantity of the current policy, with gradient; raises `TrainingError` if the batch does not carry it."""
+        return _of(self.current, name)
+
+
+def _of(table: Mapping[str, Tensor], name: str) -> Tensor:
+    try:
+        return table[name]
+    except KeyError:
+        raise TrainingError(f"the batch carries no {name!r}; it has {', '.join(sorted(table)) or 'nothing'}") from None
 
 
 Sums = dict[str, tuple[Tensor, Tensor]]
@@ -68,27 +87,36 @@ class TokenLoss:
     sums: Sums = field(default_factory=dict)
 
 
-class Objective(ABC):
-    """A policy loss. Options are constructor keywords; subclasses are registered by name."""
+class Component(ABC):
+    """A part of the loss. Options are constructor keywords; subclasses are registered by name."""
 
-    needs: ClassVar[frozenset[str]] = frozenset()
-    """Quantities that the scoring pass must provide: "reference", "entropy"."""
-    zero_without_advantage: ClassVar[bool] = True
+    needs: frozenset[str] = frozenset()
+    """Columns that the scoring pass must fill under the weights that sampled (`agentrl.needs`): "reference" ..."""
+    current: frozenset[str] = frozenset()
+    """Quantities of the current pass beside log-probabilities: "entropy", "uniform"."""
+    unit: Literal["token", "trajectory", "group"] = "token"
+    """What must lie in one micro-batch as a whole: a ratio of sequences needs its trajectory."""
+    prepares: ClassVar[bool] = False
+    """Calls `prepare` before each optimiser step; costs one more forward pass over its minibatch."""
+
+    @abstractmethod
+    def __call__(self, batch: TokenBatch) -> TokenLoss:
+        """Loss of each token; zero where the mask is False."""
+
+    def prepare(self, batch: TokenBatch) -> dict[str, Tensor]:
+        """Columns that depend on the whole minibatch under the current policy, shape (n,); without gradient."""
+        return {}
+
+
+class Objective(Component):
+    """A policy loss."""
+
+    zero_without_advantage: bool = True
     """A token with advantage 0 has loss 0 and no gradient, so the learner may leave out trajectories without credit."""
 
-    @abstractmethod
-    def __call__(self, batch: TokenBatch) -> TokenLoss:
-        """Loss of each token; zero where the mask is False."""
 
-
-class Regulariser(ABC):
+class Regulariser(Component):
     """An additional per-token loss, already multiplied by its coefficient."""
-
-    needs: ClassVar[frozenset[str]] = frozenset()
-
-    @abstractmethod
-    def __call__(self, batch: TokenBatch) -> TokenLoss:
-        """Loss of each token; zero where the mask is False."""
 
 
 def reduce(loss: Tensor, batch: TokenBatch) -> Tensor:

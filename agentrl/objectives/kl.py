@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from agentrl.components import one_of
-from agentrl.errors import ConfigError, TrainingError
+from agentrl.errors import ConfigError
 from agentrl.objectives.base import Regulariser, TokenBatch, TokenLoss
 from agentrl.objectives.ratio import MAX_LOG_RATIO, Ratio, count, masked
 from agentrl.registry import regularisers
@@ -48,9 +48,7 @@ class KL(Regulariser):
         self.importance_weighted = importance_weighted
 
     def __call__(self, batch: TokenBatch) -> TokenLoss:
-        if batch.reference is None:
-            raise TrainingError("kl: the batch carries no reference log-probabilities")
-        log_ratio = masked(batch.logprobs - batch.reference, batch.mask)
+        log_ratio = masked(batch.logprobs - batch.column("reference"), batch.mask)
         value, capped = _estimate(self.estimator, log_ratio)
         sums = {}
         if self.estimator in ("k3", "k3+"):

@@ -46,7 +46,7 @@ def test_a_turn_without_tokens_leaves_no_row_and_shifts_nothing() -> None:
 @pytest.mark.parametrize(
     ("advantages", "message"),
     [
-        ([np.zeros(1)], "2 policy tokens, but 1 advantages"),
+        ([np.zeros(1)], "2 policy tokens, but 1 of advantage"),
         ([np.array([0.0, np.nan])], "advantage is not finite"),
         ([], "1 trajectories, but advantages of 0"),
     ],
@@ -67,7 +67,7 @@ def test_refuses_a_sampled_token_without_context_and_records_that_are_not_finite
 
 def sized(length: int, trajectory: int) -> TrainingRow:
     one = np.ones(1)
-    return TrainingRow(np.zeros(length, np.int64), np.array([1]), np.array([1]), one, one, trajectory)
+    return TrainingRow(np.zeros(length, np.int64), np.array([1]), np.array([1]), one, one, trajectory, np.array([0]))
 
 
 @given(st.lists(st.lists(st.integers(2, 40), min_size=1, max_size=3), min_size=1, max_size=12), st.integers(1, 60))

@@ -30,11 +30,10 @@ class Recorder(Objective):
 
 
 class EntropyBonus(Regulariser):
-    needs = frozenset({"entropy"})
+    current = frozenset({"entropy"})
 
     def __call__(self, batch: TokenBatch) -> TokenLoss:
-        assert batch.entropy is not None
-        return TokenLoss(-0.1 * batch.entropy)
+        return TokenLoss(-0.1 * batch.now("entropy"))
 
 
 def learner(objective: Objective | None = None, lora: LoraConfig | None = None, **options: Any) -> Learner:

@@ -43,7 +43,7 @@ def make_e1(
         sequence_ids=sequences,
         turn_ids=turns,
         weights=reduction_weights(reduction, sequences, turns, mask, norm=norm),
-        reference=flat(REFERENCE),
+        columns={"reference": flat(REFERENCE)},
     )
 
 

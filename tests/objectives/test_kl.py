@@ -39,7 +39,7 @@ def expectation(regulariser: KL, behaviour: Tensor | None = None) -> tuple[float
         sequence_ids=torch.arange(4),
         turn_ids=torch.ones(4, dtype=torch.int64),
         weights=sampled_from.exp(),
-        reference=REFERENCE,
+        columns={"reference": REFERENCE},
     )
     loss = reduce(regulariser(batch).loss, batch)
     (grad,) = torch.autograd.grad(loss, logits)
@@ -56,7 +56,7 @@ def tokens(log_ratios: list[float], reference: list[float] | None = None) -> Tok
         sequence_ids=torch.arange(size),
         turn_ids=torch.ones(size, dtype=torch.int64),
         weights=torch.ones(size),
-        reference=torch.tensor(reference or [0.0] * size, dtype=torch.float64),
+        columns={"reference": torch.tensor(reference or [0.0] * size, dtype=torch.float64)},
     )
 
 
@@ -163,8 +163,8 @@ def test_masked_values_change_nothing_bit_for_bit(
 def test_what_it_needs_is_declared_and_demanded(e1: Make) -> None:
     assert KL.needs == {"reference"}
     batch = e1([1.0, -1.0])
-    batch = TokenBatch(**{**vars(batch), "reference": None})
-    with pytest.raises(TrainingError, match="no reference"):
+    batch = TokenBatch(**{**vars(batch), "columns": {}})
+    with pytest.raises(TrainingError, match="no 'reference'"):
         KL()(batch)
 
 

@@ -91,14 +91,18 @@ def random_batch(mode: str, norm: float | None) -> TokenBatch:
         sequence_ids=sequences,
         turn_ids=turns,
         weights=reduction_weights(mode, sequences, turns, mask, norm=norm),
-        reference=behaviour + 0.1 * torch.randn(60),
+        columns={"reference": behaviour + 0.1 * torch.randn(60)},
     )
 
 
 def part(batch: TokenBatch, index: Tensor) -> TokenBatch:
     """A micro-batch of the tokens at `index`."""
     cut = {item.name: getattr(batch, item.name) for item in fields(batch)}
-    return TokenBatch(**{name: value if value is None else value[index] for name, value in cut.items()})
+    tables = ("columns", "current")
+    return TokenBatch(
+        **{name: value[index] for name, value in cut.items() if name not in tables},
+        **{name: {key: column[index] for key, column in cut[name].items()} for name in tables},
+    )
 
 
 def total(batch: TokenBatch) -> Tensor:
