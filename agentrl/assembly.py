@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from agentrl.chat import ChatRenderer
     from agentrl.engines.base import Engine
     from agentrl.learner import Learner, Policy
+    from agentrl.objectives import Correction, Objective, Regulariser
+    from agentrl.sampler import Sampler
 
 EpisodeHook = Callable[[GroupRequest, Trajectory], None]
 
@@ -113,6 +115,33 @@ def build_transforms(config: RunConfig) -> list[Transform]:
     return transforms
 
 
+def build_sampler(config: RunConfig) -> Sampler:
+    """The task sampler."""
+    from agentrl.sampler import Sampler
+
+    sampler = construct(registry.samplers, config.sampler)
+    if not isinstance(sampler, Sampler):
+        name = split_spec(config.sampler)[0]
+        raise ConfigError(f"sampler {name!r} is of class {type(sampler).__name__}, not an agentrl Sampler")
+    return sampler
+
+
+def build_loss(config: RunConfig) -> tuple[Objective, list[Regulariser], Correction | None]:
+    """The components of the loss, checked."""
+    from agentrl import objectives
+
+    loss = config.loss
+    objectives.reduction_constant(loss.reduction, loss.norm)
+    correction = None if loss.correction is None else objectives.build_correction(loss.correction)
+    if correction is not None and loss.behaviour != "recomputed":
+        raise ConfigError(
+            "loss.correction compares the engine's records with the learner's own log-probabilities: "
+            "set loss.behaviour=recomputed"
+        )
+    objective = objectives.build_objective(loss.objective)
+    return objective, [objectives.build_regulariser(spec) for spec in loss.regularisers], correction
+
+
 def load_policy(config: RunConfig, source: str | None = None) -> tuple[Policy, PreTrainedTokenizerBase]:
     """The policy and its tokenizer; `source` replaces the configured model (a checkpoint's folder)."""
     from agentrl import models
@@ -153,13 +182,14 @@ def build_actors(config: RunConfig, policy: Policy, tokenizer: PreTrainedTokeniz
 
 def build_learner(config: RunConfig, policy: Policy) -> Learner:
     """The learner with its objective, regularisers and optimiser."""
-    from agentrl import objectives
     from agentrl.learner import Learner
 
+    objective, regularisers, correction = build_loss(config)
     return Learner(
         policy,
-        objective=objectives.build_objective(config.loss.objective),
-        regularisers=[objectives.build_regulariser(spec) for spec in config.loss.regularisers],
+        objective=objective,
+        regularisers=regularisers,
+        correction=correction,
         reduction=config.loss.reduction,
         norm=config.loss.norm,
         behaviour=config.loss.behaviour,
@@ -174,7 +204,7 @@ def check(config: RunConfig) -> list[str]:
 
     Raises `ConfigError`.
     """
-    from agentrl import models, objectives
+    from agentrl import models
 
     kind = models.kind_of(config.model.name)
     probe = env_factory(config.env)()
@@ -184,10 +214,8 @@ def check(config: RunConfig) -> list[str]:
         raise ConfigError(f"eval.episodes={config.eval.episodes}: the split has {len(held_out)} tasks")
     probe.close()
     build_transforms(config)
-    objectives.build_objective(config.loss.objective)
-    for spec in config.loss.regularisers:
-        objectives.build_regulariser(spec)
-    objectives.reduction_constant(config.loss.reduction, config.loss.norm)
+    build_sampler(config)
+    build_loss(config)
     registry.engines.get(config.engine.name)
     build_rollout(config.rollout)
     rollout, losses = config.rollout, _names([config.loss.objective, *config.loss.regularisers])

@@ -126,6 +126,8 @@ class LossConfig(_Section):
     """C of `seq_mean_token_sum_norm`, one constant for the whole run."""
     behaviour: Literal["recorded", "recomputed"] = "recorded"
     """Old log-probabilities: the engine's records, or the learner's own before the first update of a batch."""
+    correction: ComponentSpec | None = None
+    """Weights of the policy loss for the gap between the engine's records and `behaviour: recomputed`."""
     mismatch_bound: float | None = Field(0.1, gt=0)
     """Most that the engine's log-probabilities may differ from the learner's under the same weights, nats a token, in
     the mean of absolute differences over a step; more stops the run before its weights move. null: only measured.
@@ -189,7 +191,10 @@ class RunConfig(_Section):
     engine: EngineConfig = Field(default_factory=EngineConfig)
     rollout: RolloutConfig = Field(default_factory=RolloutConfig)
     warm_start: WarmStartConfig | None = None
+    sampler: ComponentSpec = "shuffled"
+    """Which tasks a step samples."""
     advantages: list[ComponentSpec] = Field(default_factory=_default_advantages)
+    """Transforms of credit, in order."""
     loss: LossConfig = Field(default_factory=LossConfig)
     optimiser: OptimiserConfig = Field(default_factory=OptimiserConfig)
     eval: EvalConfig = Field(default_factory=EvalConfig)

@@ -1,6 +1,6 @@
 """What a component asks the scoring pass for: a quantity's name, with its options where it has some.
 
-A need is text in one canonical form, `name` or `name(option=value, ...)` with the options sorted, so that two components
+A need is text in one canonical form, `name` or `name(option=value, ...)` with sorted options, so that two components
 that ask for the same thing share it, and people read it in `agentrl recipes show`. Invariant: `split(need(...))` gives
 back what went in.
 """

@@ -13,22 +13,33 @@ import resource
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain, count
 from pathlib import Path
+from typing import Any
 
 from agentrl.account import BatchAccount
-from agentrl.advantages.base import Array, TurnTable, attribute
-from agentrl.assembly import Actors, build_actors, build_learner, build_transforms, check, load_policy, task_set
+from agentrl.advantages.base import Credit, attribute, tables_of
+from agentrl.advantages.batch import credited_batch
+from agentrl.assembly import (
+    Actors,
+    build_actors,
+    build_learner,
+    build_sampler,
+    build_transforms,
+    check,
+    load_policy,
+    task_set,
+)
 from agentrl.config import RunConfig
 from agentrl.errors import CheckpointError, ConfigError, TrainingError
 from agentrl.evaluation.result import EvalResult, summarise
 from agentrl.evaluation.runner import eval_requests, run_policy
 from agentrl.learner.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from agentrl.memory import release_freed_memory
+from agentrl.needs import union
 from agentrl.observe import Observer
 from agentrl.records import RunRecords
 from agentrl.rollout import GroupRequest
-from agentrl.seeding import derive_seed, draw
+from agentrl.seeding import derive_seed
 from agentrl.training_metrics import rollout_metrics
 from agentrl.trajectory import Group, Trajectory
 from agentrl.warm_start import warm_start
@@ -68,6 +79,7 @@ class Trainer:
         self.config = config
         self.observer = observer
         self.transforms = build_transforms(config)
+        self.sampler = build_sampler(config)
         self.evaluations: dict[str, EvalResult] = {}
         self.step = 0
         """Finished reinforcement-learning steps."""
@@ -123,10 +135,10 @@ class Trainer:
                 await self._evaluate("base")
             if self.config.warm_start:
                 await self._warm_start()
+            await self.sampler.begin(self.tasks, self.config.seed, self._probe)
             self._save()
         else:
-            self.step = int(load_checkpoint(found, self.learner)["step"])
-            self._saved_step = self.step
+            self._restore(load_checkpoint(found, self.learner))
             self.observer.note(f"resumed after step {self.step} from {found}")
             await self._publish()
         self.records.rewind(self.step)
@@ -212,16 +224,11 @@ class Trainer:
         number = self.step + 1
         groups, account = await self._roll_out(number)
         rolled = time.perf_counter()
-        trajectories, advantages = self._credit(groups)
-        if groups:  # none: every group was dropped, so there is nothing to learn from in this step
-            self.check_records(trajectories)
+        credits = self._credit(groups)
         release_freed_memory()
         attributed = time.perf_counter()
-        metrics = {"skipped": float(not trajectories)}
-        if trajectories:
-            metrics |= self.learner.update(
-                trajectories, advantages, progress=lambda done, total: self.observer.activity("update", done, total)
-            )
+        metrics = self._update(groups, credits)
+        self.sampler.observe(groups)
         self.step = number
         updated = time.perf_counter()
         await self._publish()
@@ -250,12 +257,27 @@ class Trainer:
 
     def _requests(self, number: int) -> Iterator[GroupRequest]:
         """The step's tasks, then others without end, in the place of groups that are dropped."""
-        rollout, seed, tasks = self.config.rollout, self.config.seed, len(self.tasks)
-        drawn = draw(rollout.groups_per_step, (number - 1) * rollout.groups_per_step, tasks, seed)
-        further = (draw(1, place, tasks, derive_seed(seed, "refill", number))[0] for place in count())
-        for slot, index in enumerate(chain(drawn, further)):
+        rollout, seed = self.config.rollout, self.config.seed
+        for slot, index in enumerate(self.sampler.draw(self.tasks, number, rollout.groups_per_step, seed)):
             request_seed = derive_seed(seed, "train", number, slot)
             yield GroupRequest(f"{number:06d}.{slot:04d}", self.tasks[index].id, rollout.group_size, request_seed)
+
+    async def _probe(self, indices: Sequence[int], episodes: int) -> list[float]:
+        """Share of correct episodes of each task under the present policy; nothing is trained or stored."""
+        self.observer.phase("probe tasks", len(indices))
+        requests = [
+            GroupRequest(
+                f"probe.{place:06d}", self.tasks[index].id, episodes, derive_seed(self.config.seed, "probe", index)
+            )
+            for place, index in enumerate(indices)
+        ]
+        shares: dict[str, float] = {}
+        rollout = self.actors.evaluation(None, self.config.rollout.temperature)
+        async for group in rollout.run(requests):
+            verdicts = [member.metrics.get("correct", 0.0) for member in group.members]
+            shares[group.group_id] = sum(verdicts) / max(1, len(verdicts))
+            self.observer.advance(1)
+        return [shares[request.group_id] for request in requests]
 
     def _on_sampled(self, request: GroupRequest, trajectory: Trajectory) -> None:
         """An episode of the present training step has ended."""
@@ -265,12 +287,30 @@ class Trainer:
         total = self.config.rollout.groups_per_step * self.config.rollout.group_size
         self.observer.activity("rollout", self._sampled, max(total, self._sampled))
 
-    def _credit(self, groups: Sequence[Group]) -> tuple[list[Trajectory], list[Array]]:
-        """Judged trajectories and the advantages of their policy tokens."""
+    def _credit(self, groups: Sequence[Group]) -> list[Credit]:
+        """The credit of each group with judged members, after the scoring pass that its transforms ask for."""
         judged = [group.members for group in groups if group.members]
-        credits = attribute(self.transforms, [[TurnTable.of(member) for member in members] for members in judged])
         trajectories = [member for members in judged for member in members]
-        return trajectories, [tokens for credit in credits for tokens in credit.token_advantages()]
+        if groups:  # none: every one was dropped, so there is nothing to learn from in this step
+            self.check_records(trajectories)
+        columns = iter(self.learner.score(trajectories, union(item.needs for item in self.transforms)))
+        tables = [tables_of(members, [next(columns) for _ in members]) for members in judged]
+        return attribute(self.transforms, tables)
+
+    def _update(self, groups: Sequence[Group], credits: Sequence[Credit]) -> dict[str, float]:
+        """Train on what the transforms kept."""
+        batch = credited_batch(credits)
+        metrics = {"skipped": float(not batch.trajectories)}
+        for transform in self.transforms:
+            metrics |= {f"credit/{name}": value for name, value in transform.metrics.items()}
+        if batch.trajectories:
+            metrics |= self.learner.update(
+                batch.trajectories,
+                batch.advantages,
+                progress=lambda done, total: self.observer.activity("update", done, total),
+                columns=batch.columns,
+            )
+        return metrics
 
     def check_records(self, trajectories: Sequence[Trajectory]) -> None:
         """Trained ids equal sampled ids, and the published weights sampled them; anything else stops the run."""
@@ -293,8 +333,19 @@ class Trainer:
     def _save(self) -> None:
         self.observer.activity("checkpoint", 0, 1)
         keep = self.config.checkpoint.keep
-        save_checkpoint(self.records.checkpoints, self.learner, self.step, {"step": self.step}, keep=keep)
+        state = {
+            "step": self.step,
+            "transforms": [transform.state_dict() for transform in self.transforms],
+            "sampler": self.sampler.state_dict(),
+        }
+        save_checkpoint(self.records.checkpoints, self.learner, self.step, state, keep=keep)
         self._saved_step = self.step
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.step = self._saved_step = int(state["step"])
+        for transform, remembered in zip(self.transforms, state["transforms"], strict=True):
+            transform.load_state_dict(remembered)
+        self.sampler.load_state_dict(state["sampler"])
 
     def _save_on_interrupt(self) -> None:
         """A cancellation arrives only where the loop awaits, so never inside an update: weights and step agree."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from agentrl import registry
-from agentrl.advantages.base import Array, Credit, Stage, Transform, TurnTable, attribute, check_order
+from agentrl.advantages.base import Array, Credit, Stage, Transform, TurnTable, attribute, check_order, tables_of
+from agentrl.advantages.batch import CreditedBatch, credited_batch
 from agentrl.advantages.function import FunctionTransform, advantage
 from agentrl.advantages.group import GRPO, RLOO, DrGRPO
 from agentrl.advantages.statistics import GroupStatistic, PeerRule
@@ -22,6 +23,7 @@ __all__ = [
     "RLOO",
     "Array",
     "Credit",
+    "CreditedBatch",
     "DrGRPO",
     "FunctionTransform",
     "GroupStatistic",
@@ -34,7 +36,9 @@ __all__ = [
     "attribute",
     "build",
     "check_order",
+    "credited_batch",
     "discounted_returns",
+    "tables_of",
 ]
 
 

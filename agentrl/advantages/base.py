@@ -242,7 +242,7 @@ class Transform(ABC):
         """What the transform remembers between batches, as JSON-able values; goes into checkpoints."""
         return {}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:  # noqa: B027 - most remember nothing
         """Restore what `state_dict` gave."""
 
 

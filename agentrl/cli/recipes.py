@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from agentrl.cli.output import Json, console, examples, print_json, print_table
-from agentrl.recipes import describe_recipe, load_recipe, recipe_names
+from agentrl.recipes import ABOUT, describe_recipe, load_recipe, recipe_names
 
 app = typer.Typer(help="Named compositions of all slots, with the papers' defaults.", no_args_is_help=True)
 
@@ -19,7 +19,9 @@ def list_command(as_json: Json = False) -> None:
     if as_json:
         print_json(about)
     else:
-        print_table(["name", "what", "source"], [list(recipe.values()) for recipe in about])
+        print_table(
+            ["name", "what", "source"], [[recipe["name"], recipe["description"], recipe["paper"]] for recipe in about]
+        )
 
 
 @app.command("show", epilog=examples("agentrl recipes show grpo"))
@@ -43,4 +45,4 @@ def show_command(
 def _about(name: str) -> dict[str, str]:
     """What a recipe's file says for people; a recipe of one's own may leave it out."""
     recipe = describe_recipe(name)
-    return {key: str(recipe.get(key, "")) for key in ("description", "paper")}
+    return {key: str(recipe.get(key, "")) for key in ABOUT}

@@ -239,7 +239,9 @@ class Learner:
             step.behaviour = step.table.behaviour.clone()
             step.behaviour[acting] = step.columns[own.name][acting]
         if self.correction is not None:
-            step.correction, sums = self.correction(self._batch(step, step.behaviour, slice(None)), step.table.behaviour)
+            step.correction, sums = self.correction(
+                self._batch(step, step.behaviour, slice(None)), step.table.behaviour
+            )
             tally.add_sums(sums)
 
     @torch.no_grad()

@@ -10,6 +10,7 @@ from agentrl.components import Spec, construct, split_spec
 from agentrl.errors import ConfigError
 from agentrl.objectives.base import Objective, Reduction, Regulariser, Sums, TokenBatch, TokenLoss, reduce
 from agentrl.objectives.clip import ClippedRatio
+from agentrl.objectives.correction import Correction
 from agentrl.objectives.kl import KL
 from agentrl.objectives.ratio import ClipGate, Ratio
 from agentrl.objectives.reduction import reduction_constant, reduction_weights
@@ -18,6 +19,7 @@ __all__ = [
     "KL",
     "ClipGate",
     "ClippedRatio",
+    "Correction",
     "Objective",
     "Ratio",
     "Reduction",
@@ -25,6 +27,7 @@ __all__ = [
     "Sums",
     "TokenBatch",
     "TokenLoss",
+    "build_correction",
     "build_objective",
     "build_regulariser",
     "reduce",
@@ -50,3 +53,12 @@ def build_regulariser(spec: Spec) -> Regulariser:
         kind = type(regulariser).__name__
         raise ConfigError(f"regulariser {split_spec(spec)[0]!r} is of class {kind}, not an agentrl Regulariser")
     return regulariser
+
+
+def build_correction(spec: Spec) -> Correction:
+    """The rollout correction that `spec` describes; raises `UnknownNameError` or `ConfigError`, one line each."""
+    correction = construct(registry.corrections, spec)
+    if not isinstance(correction, Correction):
+        kind = type(correction).__name__
+        raise ConfigError(f"correction {split_spec(spec)[0]!r} is of class {kind}, not an agentrl Correction")
+    return correction

@@ -1,6 +1,6 @@
 """Recipes: named compositions of all slots, one YAML file each, with the paper's defaults.
 
-A recipe's keys are those of `RunConfig`; `description` (one line) and `paper` are for people. Invariant: every bundled
+A recipe's keys are those of `RunConfig`, and `ABOUT` for people. Invariant: every bundled
 recipe resolves to a valid configuration. A path to a YAML file is a recipe too.
 """
 
@@ -15,7 +15,8 @@ import yaml
 from agentrl.errors import ConfigError, UnknownNameError
 from agentrl.registry import nearest
 
-_ABOUT = ("description", "paper")
+ABOUT = ("description", "paper", "section", "confidence")
+"""Keys for people: one line each. `section` names the method; `confidence`: how sure its formulas are."""
 
 
 def recipe_names() -> list[str]:
@@ -37,7 +38,7 @@ def describe_recipe(name: str) -> dict[str, Any]:
 
 def load_recipe(name: str) -> dict[str, Any]:
     """The configuration keys of recipe `name`; raises `UnknownNameError` with the nearest names."""
-    return {key: value for key, value in describe_recipe(name).items() if key not in _ABOUT}
+    return {key: value for key, value in describe_recipe(name).items() if key not in ABOUT}
 
 
 def _read(name: str) -> str:
