@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from agentrl.errors import AgentRLError
     from agentrl.evaluation import evaluate
     from agentrl.messages import Message
+    from agentrl.objectives import objective
     from agentrl.task import Episode, Task, Verdict
     from agentrl.tool_env import ToolEnv
     from agentrl.trainer import train
@@ -49,6 +50,7 @@ __all__ = [
     "load_config",
     "make",
     "make_display",
+    "objective",
     "register",
     "tool",
     "train",
@@ -72,6 +74,7 @@ _HOMES = {
     "evaluate": "agentrl.evaluation",
     "load_config": "agentrl.config",
     "make_display": "agentrl.display",
+    "objective": "agentrl.objectives",
     "train": "agentrl.trainer",
 }
 """Where each lazily imported name lives."""

@@ -11,10 +11,16 @@ from collections.abc import Sequence
 from agentrl import registry
 from agentrl.advantages.base import Array, Credit, Stage, Transform, TurnTable, attribute, check_order, tables_of
 from agentrl.advantages.batch import CreditedBatch, credited_batch
+from agentrl.advantages.beta_baseline import BetaBaseline, EntropyShaping
 from agentrl.advantages.function import FunctionTransform, advantage
+from agentrl.advantages.gae import BilevelGeneralisedAdvantage, GeneralisedAdvantage, TurnGeneralisedAdvantage
 from agentrl.advantages.group import GRPO, RLOO, DrGRPO
+from agentrl.advantages.kl_reward import KLInReward
+from agentrl.advantages.rare_events import WeightedGRPO
 from agentrl.advantages.statistics import GroupStatistic, PeerRule
+from agentrl.advantages.token_returns import TokenReturns
 from agentrl.advantages.turn_returns import TurnLeaveOneOut, discounted_returns
+from agentrl.advantages.whiten import Whiten
 from agentrl.components import Spec, checked_options, construct, split_spec
 from agentrl.errors import ConfigError
 
@@ -22,16 +28,25 @@ __all__ = [
     "GRPO",
     "RLOO",
     "Array",
+    "BetaBaseline",
+    "BilevelGeneralisedAdvantage",
     "Credit",
     "CreditedBatch",
     "DrGRPO",
+    "EntropyShaping",
     "FunctionTransform",
+    "GeneralisedAdvantage",
     "GroupStatistic",
+    "KLInReward",
     "PeerRule",
     "Stage",
+    "TokenReturns",
     "Transform",
+    "TurnGeneralisedAdvantage",
     "TurnLeaveOneOut",
     "TurnTable",
+    "WeightedGRPO",
+    "Whiten",
     "advantage",
     "attribute",
     "build",

@@ -6,11 +6,12 @@ Bundled: objective `clip`; regulariser `kl`. `reduction_weights` gives each toke
 from __future__ import annotations
 
 from agentrl import registry
-from agentrl.components import Spec, construct, split_spec
+from agentrl.components import Spec, checked_options, construct, split_spec
 from agentrl.errors import ConfigError
 from agentrl.objectives.base import Objective, Reduction, Regulariser, Sums, TokenBatch, TokenLoss, reduce
 from agentrl.objectives.clip import ClippedRatio
 from agentrl.objectives.correction import Correction
+from agentrl.objectives.function import FunctionObjective, objective
 from agentrl.objectives.kl import KL
 from agentrl.objectives.ratio import ClipGate, Ratio
 from agentrl.objectives.reduction import reduction_constant, reduction_weights
@@ -20,6 +21,7 @@ __all__ = [
     "ClipGate",
     "ClippedRatio",
     "Correction",
+    "FunctionObjective",
     "Objective",
     "Ratio",
     "Reduction",
@@ -30,6 +32,7 @@ __all__ = [
     "build_correction",
     "build_objective",
     "build_regulariser",
+    "objective",
     "reduce",
     "reduction_constant",
     "reduction_weights",
@@ -38,12 +41,17 @@ __all__ = [
 
 def build_objective(spec: Spec) -> Objective:
     """The objective that `spec` describes; raises `UnknownNameError` or `ConfigError`, one line each."""
-    objective = construct(registry.objectives, spec)
-    if not isinstance(objective, Objective):
-        raise ConfigError(
-            f"objective {split_spec(spec)[0]!r} is of class {type(objective).__name__}, not an agentrl Objective"
+    name, options = split_spec(spec)
+    component = registry.objectives.get(name)
+    if not isinstance(component, type) and hasattr(component, "build_objective"):
+        function: Objective = component.build_objective(
+            checked_options(f"objective {name!r}", component, options, bound=1)
         )
-    return objective
+        return function
+    made = construct(registry.objectives, spec)
+    if not isinstance(made, Objective):
+        raise ConfigError(f"objective {name!r} is of class {type(made).__name__}, not an agentrl Objective")
+    return made
 
 
 def build_regulariser(spec: Spec) -> Regulariser:

@@ -18,6 +18,7 @@ CASES = {
     "train_from_python.py": SMALL,
     "custom_environment.py": SMALL,
     "custom_advantage.py": SMALL,
+    "custom_objective.py": SMALL,
     "custom_tool.py": [],
     "evaluate_model.py": ["oracle", "20"],
     "learn_with_tools.py": ["math", *SMALL, "--seeds", "0"],
@@ -49,7 +50,7 @@ def test_every_example_has_a_case() -> None:
     "script",
     [
         "custom_environment.py",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("custom_advantage.py", "train_from_python.py")),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("custom_advantage.py", "custom_objective.py", "train_from_python.py")),
     ],
 )
 def test_training_examples_leave_a_report(script: str, tmp_path: Path) -> None:
