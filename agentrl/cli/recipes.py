@@ -19,9 +19,8 @@ def list_command(as_json: Json = False) -> None:
     if as_json:
         print_json(about)
     else:
-        print_table(
-            ["name", "what", "source"], [[recipe["name"], recipe["description"], recipe["paper"]] for recipe in about]
-        )
+        keys = ("name", "section", "description", "paper")
+        print_table(["name", "method", "what", "source"], [[recipe[key] for key in keys] for recipe in about])
 
 
 @app.command("show", epilog=examples("agentrl recipes show grpo"))
@@ -29,16 +28,23 @@ def show_command(
     name: Annotated[str, typer.Argument(metavar="NAME", help="A recipe's name, or a YAML file.")],
     as_json: Json = False,
 ) -> None:
-    """Show a recipe: its description, its source and the configuration that it resolves to."""
+    """Show a recipe: its source, what its slots hold, what it needs, and the configuration that it resolves to."""
     from agentrl.config import validate
+    from agentrl.recipes.summary import needs, slots
 
     about = _about(name)
     config = validate({**load_recipe(name), "recipe": name})
     if as_json:
-        print_json({"name": name, **about, "config": config.model_dump(mode="json")})
+        content = {"name": name, **about, "slots": slots(config), "needs": needs(config)}
+        print_json({**content, "config": config.model_dump(mode="json")})
         return
     out = console()
-    out.print(f"{name}: {about['description']}\nsource: {about['paper']}\n", markup=False)
+    method = f" (method {about['section']})" if about["section"] else ""
+    out.print(f"{name}{method}: {about['description']}\nsource: {about['paper']}", markup=False)
+    if about["confidence"]:
+        out.print(f"formulas: {about['confidence']}", markup=False)
+    out.print("\n" + "\n".join(f"{slot:<13} {text}" for slot, text in slots(config).items()), markup=False)
+    out.print(f"{'needs':<13} {', '.join(needs(config)) or 'nothing more'}\n", markup=False)
     out.print(config.to_yaml(), markup=False)
 
 

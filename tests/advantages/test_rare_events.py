@@ -115,6 +115,7 @@ def test_a_run_probes_once_trains_on_the_pair_and_resumes_without_probing(
     assert len(episodes) == 2 * 2 * 8
 
 
+@pytest.mark.slow
 def test_the_real_probe_plays_each_candidate_and_gives_its_success_rate(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
