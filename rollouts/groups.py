@@ -30,9 +30,16 @@ class OpenGroup:
     finished: list[Trajectory] = field(default_factory=list)
 
     @property
-    def rewards(self) -> list[float]:
-        """Of the judged members."""
-        return [trajectory.reward for trajectory in self.finished if not trajectory.aborted]
+    def outcomes(self) -> list[float]:
+        """Of the judged members: the verdict `correct` (0 or 1) where each has one, else the reward.
+
+        A reward that is shaped (by tool calls, length, format) differs in every group and would hide that all are
+        right, or all wrong (B7).
+        """
+        judged = [trajectory for trajectory in self.finished if not trajectory.aborted]
+        if all("correct" in trajectory.metrics for trajectory in judged):
+            return [float(trajectory.metrics["correct"] >= 0.5) for trajectory in judged]
+        return [trajectory.reward for trajectory in judged]
 
     @property
     def outstanding(self) -> int:

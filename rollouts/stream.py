@@ -350,7 +350,7 @@ class Stream:
         policies = self._policies
         if not policies.drop_without_signal:
             return
-        if not no_signal(group.rewards, group.outstanding, policies.stop_after):
+        if not no_signal(group.outcomes, group.outstanding, policies.stop_after):
             return
         group.given_up, group.seats = True, 0
         ordinal = group.jobs.ordinal

@@ -10,7 +10,7 @@ Source: methods specification, section 0 "Group statistics" and T1.4 (peer rules
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Literal
@@ -50,6 +50,13 @@ def is_equal(mean: Array, std: Array) -> NDArray[np.bool_]:
     return np.asarray(std <= EQUAL_TOLERANCE * np.maximum(1.0, np.abs(mean)))
 
 
+def mean_and_std(values: Array, ddof: Literal[0, 1] = 1) -> tuple[float, float]:
+    """Of all values, at least one, shape (G,); the std is exactly 0 where they count as all equal, or are one."""
+    mean = values.mean()
+    std = np.sqrt(((values - mean) ** 2).sum() / max(len(values) - ddof, 1))
+    return float(mean), 0.0 if is_equal(mean, std) else float(std)
+
+
 @dataclass(frozen=True)
 class GroupStatistic:
     """Distance of a value from its peers, optionally in units of their spread."""
@@ -86,6 +93,24 @@ class GroupStatistic:
             residuals.append(self._residuals(own, contributions[:, :turns].T, others))
         return residuals
 
+    def over_pool(self, values: Sequence[Array]) -> list[Array]:
+        """Unit: value. `values` are G arrays of any lengths; each value's peers are all others, its own array's too."""
+        return _split(self.over_trajectories(_joined(values)), values)
+
+    def over_states(self, values: Sequence[Array], keys: Sequence[Sequence[Hashable | None]]) -> list[Array]:
+        """Unit: value. `values` and `keys` are G sequences of T_i; peers are the values with an equal key.
+
+        A value's peers may come from its own sequence. Without a key (None) a value has no peer.
+        """
+        pooled = _joined(values)
+        places: dict[Hashable, list[int]] = {}
+        for place, key in enumerate(key for member in keys for key in member):
+            places.setdefault((place,) if key is None else (None, key), []).append(place)
+        result = np.zeros(len(pooled))
+        for members in places.values():
+            result[members] = self.over_trajectories(pooled[members])
+        return _split(result, values)
+
     def _residuals(self, own: Array, peers: Array, present: NDArray[np.bool_]) -> Array:
         """One row a value: `own` (k,), its peers' values (k, m), which of them there are (k, m); returns (k,)."""
         values = np.concatenate([own[:, None], np.where(present, peers, 0.0)], axis=1, dtype=np.float64)
@@ -101,6 +126,15 @@ class GroupStatistic:
             residual = residual / (std + self.eps)
         residual = np.where(is_equal(mean, std), 0.0, residual)
         return np.where(alone, values[:, 0] if self.singleton == "raw" else 0.0, residual)
+
+
+def _joined(values: Sequence[Array]) -> Array:
+    return np.concatenate([np.zeros(0), *values])
+
+
+def _split(pooled: Array, like: Sequence[Array]) -> list[Array]:
+    ends = np.cumsum([len(member) for member in like], dtype=np.int64)
+    return [pooled[end - len(member) : end] for end, member in zip(ends, like, strict=True)]
 
 
 def _contributions(values: Sequence[Array], rule: PeerRule) -> tuple[Array, NDArray[np.bool_]]:

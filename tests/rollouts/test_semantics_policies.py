@@ -6,8 +6,9 @@ A test that fails here means that a rule is broken: do not "fix" the test, and r
 30. `fail_fast`: the first failure ends the run with an error that names the episode; finished groups come out before.
 31. `retry`: a failed episode is replaced by a further member with a seed of its own, `times` for each place.
 32. `minimum_group`: failed members are missing; a group that keeps too few is dropped, counted and replaced.
-33. Groups whose judged rewards are all equal are dropped, if that is asked for, and replaced by the next request.
-34. `stop_after`: with that many equal rewards the members still playing are stopped, and their time is saved.
+33. Groups whose judged outcomes are all equal are dropped, if that is asked for, and replaced by the next request. The
+    outcome is the verdict `correct` where every judged member has one, else the reward.
+34. `stop_after`: with that many equal outcomes the members still playing are stopped, and their time is saved.
 35. `refill` bounds how many groups are dropped for one that is wanted; then the iterator ends with fewer.
 36. Staleness: no more groups begin than the next versions can take, and one that finishes too old is dropped.
 37. A weight update under `finish`: episodes under way end under the old weights; none begins until the new ones serve.
@@ -21,6 +22,7 @@ A test that fails here means that a rule is broken: do not "fix" the test, and r
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import aclosing
@@ -134,7 +136,7 @@ async def test_32_minimum_group_drops_and_replaces_what_is_too_thin() -> None:
 
 
 class Dull(TimedEnv):
-    """Tasks of even number are worth 1 whoever plays; the others are worth what the seed says."""
+    """Tasks of even number are worth 1 whoever plays; the others are worth what the seed says. No verdict by itself."""
 
     async def areset(self, **kwargs: Any) -> Any:
         answer = await super().areset(**kwargs)
@@ -143,6 +145,14 @@ class Dull(TimedEnv):
 
     def reward_of(self, seed: int) -> float:
         return 1.0 if self.dull else float(seed % 1000)
+
+    def verdict_of(self, seed: int) -> dict[str, float]:
+        return {}
+
+    async def astep(self, action: Any) -> Step:
+        step = await super().astep(action)
+        step.info["metrics"] = self.verdict_of(self.seed) if step.terminated else {}
+        return step
 
 
 def signal(world: World, engine: FakeEngine, **policies: Any) -> Manager:
@@ -166,6 +176,58 @@ async def test_33_groups_without_signal_are_dropped_and_replaced() -> None:
     every = [group async for group in signal(world, TimedEngine()).run(requests(10, size=4))]
     assert len(every) == 5  # without `wanted` what is dropped is not replaced
     assert len(await play(context_of(world, TimedEngine(), lambda: Dull(world)), requests(10, size=4))) == 10
+
+
+@in_virtual_time
+async def test_33b_a_verdict_counts_more_than_a_shaped_reward() -> None:
+    class Shaped(Dull):
+        """Even tasks: all are right, each with a reward of its own. Odd ones: right or wrong, all with the same."""
+
+        def reward_of(self, seed: int) -> float:
+            return float(seed % 1000) if self.dull else 0.5
+
+        def verdict_of(self, seed: int) -> dict[str, float]:
+            return {"correct": 1.0 if self.dull else float(seed % 2)}
+
+    class Partly(Shaped):
+        """Some members have no verdict, so that groups are judged by the reward."""
+
+        def verdict_of(self, seed: int) -> dict[str, float]:
+            return {} if seed % 3 == 0 else super().verdict_of(seed)
+
+    async def kept(kind: type[Dull]) -> set[str]:
+        world = World()
+        policies = {"drop_without_signal": True}
+        context = context_of(world, TimedEngine(), lambda: kind(world), policies=policies)
+        return {group.group_id for group in await play(context, requests(6, size=8))}
+
+    assert await kept(Shaped) == {"g1", "g3", "g5"}
+    assert await kept(Partly) == {"g0", "g2", "g4"}
+
+
+@in_virtual_time
+async def test_33c_dynamic_sampling_fills_the_batch_with_mixed_groups() -> None:
+    """B7 (b): with success rate 0.9 and groups of 8 a batch of n takes n / (1 - 0.9^8 - 0.1^8) groups."""
+
+    class Likely(TimedEnv):
+        turns = 1
+
+        def reward_of(self, seed: int) -> float:
+            return float(random.Random(seed).random() < 0.9)
+
+        async def astep(self, action: Any) -> Step:
+            step = await super().astep(action)
+            step.info["metrics"] = {"correct": step.reward}
+            return step
+
+    world, pulled, wanted = World(), [], 120
+    policies = {"drop_without_signal": True}
+    context = context_of(world, TimedEngine(), lambda: Likely(world), concurrency=8, policies=policies)
+    supply = requests(10**6, size=8, pulled=pulled)
+    groups = [group async for group in Manager(context).run(supply, wanted=wanted)]
+    assert len(groups) == wanted
+    assert all(len({member.metrics["correct"] for member in group.members}) == 2 for group in groups)
+    assert len(pulled) == pytest.approx(wanted / (1 - 0.9**8 - 0.1**8), rel=0.12)
 
 
 @in_virtual_time
