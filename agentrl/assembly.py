@@ -16,6 +16,7 @@ from agentrl.components import construct, split_spec
 from agentrl.config import EnvConfig, RolloutConfig, RunConfig
 from agentrl.env import Env, TaskSet, ensure_env, make
 from agentrl.errors import ConfigError
+from agentrl.needs import split, union
 from agentrl.rollout import GroupRequest, Rollout, RolloutContext, RolloutLimits, RolloutPolicies
 from agentrl.trajectory import Trajectory
 
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from agentrl.learner import Learner, Policy
     from agentrl.objectives import Correction, Objective, Regulariser
     from agentrl.sampler import Sampler
+
+VALUES = ("values", "values_after")
+"""The quantities of a critic."""
 
 EpisodeHook = Callable[[GroupRequest, Trajectory], None]
 
@@ -112,7 +116,35 @@ def build_transforms(config: RunConfig) -> list[Transform]:
 
     transforms = advantages.build(config.advantages)
     advantages.check_order(transforms, config.rollout.group_size)
+    _check_critic(config, transforms)
     return transforms
+
+
+def _check_critic(config: RunConfig, transforms: Sequence[Transform]) -> None:
+    """A critic is there exactly if a transform reads its values."""
+    reading = [item for item in transforms if any(split(name)[0] in VALUES for name in item.needs)]
+    if reading and config.critic is None:
+        raise ConfigError(
+            f"advantages: {type(reading[0]).__name__} needs the values of a critic, and there is none; "
+            "set critic.kind=shared or critic.kind=own"
+        )
+    if config.critic is not None and not reading:
+        raise ConfigError(
+            "critic: no transform of advantages reads its values; add gae, turn_gae or bilevel_gae, or set critic=null"
+        )
+
+
+def check_answers(transforms: Sequence[Transform], env: Env, tasks: TaskSet) -> None:
+    """Raise `ConfigError` for a transform that scores gold answers where the first task has none that is text."""
+    asking = [name for transform in transforms for name in transform.needs if split(name)[0] == "answer_probability"]
+    if not asking:
+        return
+    from agentrl.learner.answers import gold_answers
+
+    if not gold_answers(env.gold(tasks[0])):
+        raise ConfigError(
+            f"advantages: {asking[0]} needs a gold answer that is text; the environment's task {tasks[0].id!r} has none"
+        )
 
 
 def build_sampler(config: RunConfig) -> Sampler:
@@ -139,7 +171,15 @@ def build_loss(config: RunConfig) -> tuple[Objective, list[Regulariser], Correct
             "set loss.behaviour=recomputed"
         )
     objective = objectives.build_objective(loss.objective)
-    return objective, [objectives.build_regulariser(spec) for spec in loss.regularisers], correction
+    objectives.check_reduction(objective, loss.reduction)
+    regularisers = [objectives.build_regulariser(spec) for spec in loss.regularisers]
+    written = union(transform.writes for transform in build_transforms(config))
+    for part in (objective, *regularisers):
+        if missing := part.reads - written:
+            raise ConfigError(
+                f"loss: {type(part).__name__} reads {min(missing)}, which no transform of advantages writes"
+            )
+    return objective, regularisers, correction
 
 
 def load_policy(config: RunConfig, source: str | None = None) -> tuple[Policy, PreTrainedTokenizerBase]:
@@ -182,9 +222,12 @@ def build_actors(config: RunConfig, policy: Policy, tokenizer: PreTrainedTokeniz
 
 def build_learner(config: RunConfig, policy: Policy) -> Learner:
     """The learner with its objective, regularisers and optimiser."""
-    from agentrl.learner import Learner
+    from agentrl.learner import Learner, quantities
 
     objective, regularisers, correction = build_loss(config)
+    needs = union(transform.needs for transform in build_transforms(config))
+    if any(quantities.build(name).of == "reference" for name in needs):
+        policy.keep_reference()  # now: warm-up and resuming would move the weights first
     return Learner(
         policy,
         objective=objective,
@@ -196,6 +239,7 @@ def build_learner(config: RunConfig, policy: Policy) -> Learner:
         temperature=config.rollout.temperature,
         mismatch_bound=config.loss.mismatch_bound,
         optimiser=config.optimiser,
+        critic=config.critic,
     )
 
 
@@ -212,8 +256,8 @@ def check(config: RunConfig) -> list[str]:
     held_out = task_set(probe, config.env.eval_split, "env.eval_split")
     if config.eval.episodes > len(held_out):
         raise ConfigError(f"eval.episodes={config.eval.episodes}: the split has {len(held_out)} tasks")
+    check_answers(build_transforms(config), probe, train_tasks)
     probe.close()
-    build_transforms(config)
     build_sampler(config)
     build_loss(config)
     registry.engines.get(config.engine.name)
@@ -224,7 +268,7 @@ def check(config: RunConfig) -> list[str]:
         f"environment {config.env.id}: {len(train_tasks)} training tasks, {len(held_out)} held-out",
         f"rollout     {rollout.groups_per_step} tasks x {rollout.group_size} episodes a step, "
         f"temperature {rollout.temperature:g}, engine {config.engine.name}",
-        f"credit      {' -> '.join(_names(config.advantages))}",
+        f"credit      {' -> '.join(_names(config.advantages))}{_critic(config)}",
         f"loss        {' + '.join(losses)}, {config.loss.reduction}",
         f"steps       {config.warm_start.steps if config.warm_start else 0} supervised, {config.steps} reinforcement",
         f"folder      {config.folder}",
@@ -237,6 +281,10 @@ def _names(specs: Sequence[str | dict[str, Any]]) -> list[str]:
 
 def _trained(config: RunConfig) -> str:
     return f"LoRA rank {config.model.lora.rank}" if config.model.lora else "all weights trained"
+
+
+def _critic(config: RunConfig) -> str:
+    return f", critic {config.critic.kind}" if config.critic else ""
 
 
 def _device(name: str) -> str:

@@ -293,7 +293,8 @@ class Trainer:
         trajectories = [member for members in judged for member in members]
         if groups:  # none: every one was dropped, so there is nothing to learn from in this step
             self.check_records(trajectories)
-        columns = iter(self.learner.score(trajectories, union(item.needs for item in self.transforms)))
+        needs = union(item.needs for item in self.transforms)
+        columns = iter(self.learner.score(trajectories, needs, self.tokenizer))
         tables = [tables_of(members, [next(columns) for _ in members]) for members in judged]
         return attribute(self.transforms, tables)
 

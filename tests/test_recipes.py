@@ -38,6 +38,16 @@ SMALL = [
     "optimiser.micro_batch_tokens=8192",
     "checkpoint={every: 1, keep: 9}",
 ]
+BRANCHES = "rollout.strategy={name: branch, turns: [1], roots: 2}"
+FITTING = {  # options that depend on the environment that the recipe names, or on how many groups there are
+    "arpo": [
+        BRANCHES,
+        "advantages=[{name: arpo_reward, metric: correct, tools: [calculator]}, arpo]",
+        "optimiser.minibatches=1",
+    ],
+    "tree_grpo": [BRANCHES],
+    "value_difference": [BRANCHES],
+}
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +71,7 @@ def small(name: str, model: Path, out: Path) -> RunConfig:
         fitting.append("optimiser.minibatches=2")
     if recipe.get("sampler", "shuffled") != "shuffled":
         fitting.append("sampler=shuffled")  # its probe wants a policy that is rarely right
+    fitting += FITTING.get(name, ())
     return load_config(recipe=name, overrides=fitting, out=str(out), model__name=str(model))
 
 

@@ -154,8 +154,10 @@ def tables_of(members: Sequence[Trajectory], columns: Sequence[Mapping[str, Arra
     nodes = {member.member: table.nodes for member, table in zip(members, tables, strict=True)}
     result = []
     for member, table in sorted(zip(members, tables, strict=True), key=lambda pair: pair[0].member):
-        if member.branch is not None and member.branch.parent in nodes:
-            shared = nodes[member.branch.parent][: member.branch.turns]
+        if member.branch is not None:
+            parent, count = member.branch.parent, member.branch.turns
+            # An aborted parent is no member, but what was copied from it is still one node for all that left it.
+            shared = nodes.get(parent, tuple(f"{parent}.{index}" for index in range(count)))[:count]
             table = replace(table, nodes=shared + table.nodes[len(shared) :])
             nodes[member.member] = table.nodes
         result.append((member.member, table))
@@ -226,6 +228,8 @@ class Transform(ABC):
     """Group estimators need peers: a smaller configured group is an error at start. Options may lower it."""
     needs: frozenset[str] = frozenset()
     """Columns that the scoring pass must fill under the weights that sampled (`agentrl.needs`)."""
+    writes: frozenset[str] = frozenset()
+    """Columns of the tables, shape (L_i,), that it makes for the loss (`Component.reads`)."""
     scales: bool = False
     """Divides by a spread of the present group or batch: whatever a transform before it scaled or shifted is undone."""
     undone_by_scaling: bool = False

@@ -12,6 +12,8 @@ import pytest
 from agentrl import advantages
 from agentrl.advantages import Credit, Stage, Transform, TurnTable
 from agentrl.errors import ConfigError, UnknownNameError
+from agentrl.messages import assistant
+from agentrl.trajectory import Branch, Trajectory, Turn
 
 TABLE = TurnTable(rewards=np.array([0.0, 1.0]), lengths=np.array([2, 1]))
 
@@ -91,3 +93,18 @@ def test_importing_credit_imports_no_heavy_library() -> None:
     code = "import sys, agentrl.advantages; print({'torch', 'transformers', 'sqlalchemy'} & set(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "set()"
+
+
+def branch_of(parent: int, member: int, turns: int, copied: int) -> Trajectory:
+    made = Trajectory("task", member=member, branch=Branch(parent, copied))
+    made.turns = [Turn([1], None, [2], [-1.0], assistant("")) for _ in range(turns)]
+    return made
+
+
+def test_branches_share_the_nodes_of_what_they_copied_also_from_an_aborted_parent() -> None:
+    whole = branch_of(0, 0, 3, 0)
+    whole.branch = None
+    tables = advantages.tables_of([whole, branch_of(0, 1, 3, 2), branch_of(1, 2, 3, 2)])
+    assert [table.nodes for table in tables] == [("0.0", "0.1", "0.2"), ("0.0", "0.1", "1.2"), ("0.0", "0.1", "2.2")]
+    orphans = advantages.tables_of([branch_of(7, 1, 2, 1), branch_of(7, 2, 2, 1)])  # 7 was aborted
+    assert [table.nodes for table in orphans] == [("7.0", "1.1"), ("7.0", "2.1")]

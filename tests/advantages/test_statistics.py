@@ -87,3 +87,24 @@ def test_wrong_options_are_one_line(options: dict[str, object], words: str) -> N
     with pytest.raises(ConfigError, match=words) as caught:
         GroupStatistic(leave_one_out=False, scale=True, **options)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
+
+
+def test_a_pool_compares_every_value_with_every_other_one_s_own_too() -> None:
+    pooled = np.concatenate(RAGGED)
+    scores = Z_SCORE.over_pool(RAGGED)
+    assert [len(member) for member in scores] == [2, 3, 1]
+    assert np.concatenate(scores) == pytest.approx((pooled - pooled.mean()) / (pooled.std(ddof=1) + 1e-6))
+    others = LEAVE_ONE_OUT.over_pool([np.array([1.0, 0.0]), np.zeros(0), np.array([0.5])])
+    assert [member.tolist() for member in others] == [[0.75, -0.75], [], [0.0]]
+    assert Z_SCORE.over_pool([]) == []
+
+
+def test_states_compare_values_with_an_equal_key() -> None:
+    values = [np.array([1.0, 5.0, 2.0]), np.array([0.0, 7.0])]
+    keys = [("a", None, "b"), ("a", None)]
+    mean = GroupStatistic(leave_one_out=False, scale=False).over_states(values, keys)
+    assert [member.tolist() for member in mean] == [[0.5, 0.0, 0.0], [-0.5, 0.0]]
+    raw = GroupStatistic(leave_one_out=True, scale=False, singleton="raw").over_states(values, keys)
+    assert [member.tolist() for member in raw] == [[1.0, 5.0, 2.0], [-1.0, 7.0]]
+    same = Z_SCORE.over_states([np.full(3, np.float64(np.float32(0.1)))] * 2, [("a", "a", "b")] * 2)
+    assert not np.concatenate(same).any()
