@@ -23,6 +23,7 @@ from agentrl.config import LoraConfig
 from agentrl.errors import ModelError
 from agentrl.learner.attention import ATTENTION, Segments
 from agentrl.learner.batch import PackedTokens
+from agentrl.learner.divergence import forward_kl
 from agentrl.learner.logprobs import Scores, chunked_logits, token_logprobs
 
 PROBE_LENGTHS = (7, 4)
@@ -70,20 +71,32 @@ class Policy:
         """The trained parameters by name: all of them, or the adapters'; tied ones once."""
         return {name: weight for name, weight in self.model.named_parameters() if weight.requires_grad}
 
+    def states(self, tokens: PackedTokens) -> Tensor:
+        """Last hidden states that predict the policy tokens of packed rows, shape (n, width); with gradient unless off.
+
+        That of token k has seen the tokens before k and not k itself.
+        """
+        with self._checkpointing(), self._autocast():
+            return _hidden(self.model, tokens.input_ids, tokens.segments).index_select(0, tokens.sources)
+
     def score(
         self,
         tokens: PackedTokens,
         *,
+        states: Tensor | None = None,
         temperature: float = 1.0,
         entropy: bool = False,
         uniform: bool = False,
         greedy: bool = False,
     ) -> Scores:
-        """Score the policy tokens of packed rows, with gradient unless grad mode is off."""
-        with self._checkpointing(), self._autocast():
-            hidden = _hidden(self.model, tokens.input_ids, tokens.segments)
+        """Score the policy tokens of packed rows, with gradient unless grad mode is off.
+
+        `states` are theirs where the caller has them already.
+        """
+        hidden = self.states(tokens) if states is None else states
+        with self._autocast():
             return token_logprobs(
-                hidden.index_select(0, tokens.sources),
+                hidden,
                 _head(self.model),
                 tokens.targets,
                 temperature=temperature,
@@ -91,6 +104,28 @@ class Policy:
                 uniform=uniform,
                 greedy=greedy,
             )
+
+    @property
+    def width(self) -> int:
+        """Numbers of a hidden state."""
+        return _head(self.model).in_features
+
+    def copy_of_start(self) -> PreTrainedModel:
+        """A copy of the model as it was handed over, without adapters; asked for before the first step."""
+        if self._adapted is not None:
+            return cast(PreTrainedModel, copy.deepcopy(self._adapted).unload())
+        return copy.deepcopy(self._reference or self.model)
+
+    def forward_kl(self, tokens: PackedTokens, states: Tensor, phi: Tensor, temperature: float) -> Tensor:
+        """KL(tempered reference || policy) of each policy token, shape (n,), with gradient (`divergence.forward_kl`).
+
+        `states` are the policy's of `tokens`, `phi` the exponents of the reference, shape (n,).
+        """
+        with self.reading(reference=True) as reader:
+            reference = reader.hidden(tokens).index_select(0, tokens.sources)
+            head = _head(reader.model)
+        with self._autocast():
+            return forward_kl(states, _head(self.model), reference, head, phi, temperature)
 
     @contextmanager
     def reading(self, *, reference: bool = False) -> Iterator[Reader]:

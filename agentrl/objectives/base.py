@@ -55,7 +55,7 @@ class TokenBatch:
     """Reduction weight of each token, from `reduction_weights` over the global batch."""
     columns: Mapping[str, Tensor] = field(default_factory=dict)
     """Constants of each token by name: what components `need`, and always `reward` (R_i), `group` and `correct` (0, 1;
-    NaN without a verdict) of its trajectory."""
+    NaN without a verdict) of its trajectory, and `group_variance` (`credited_batch`)."""
     current: Mapping[str, Tensor] = field(default_factory=dict)
     """Quantities of this very pass by name, with gradient: what components name in `current`."""
 
@@ -92,8 +92,10 @@ class Component(ABC):
 
     needs: frozenset[str] = frozenset()
     """Columns that the scoring pass must fill under the weights that sampled (`agentrl.needs`): "reference" ..."""
+    reads: frozenset[str] = frozenset()
+    """Columns that a transform of credit must write (`Transform.writes`), or the run is refused at start."""
     current: frozenset[str] = frozenset()
-    """Quantities of the current pass beside log-probabilities: "entropy", "uniform"."""
+    """Quantities of the current pass beside log-probabilities: "entropy", "uniform", "forward_kl(...)"."""
     unit: Literal["token", "trajectory", "group"] = "token"
     """What must lie in one micro-batch as a whole: a ratio of sequences needs its trajectory."""
     prepares: ClassVar[bool] = False
@@ -102,6 +104,13 @@ class Component(ABC):
     @abstractmethod
     def __call__(self, batch: TokenBatch) -> TokenLoss:
         """Loss of each token; zero where the mask is False."""
+
+    def constants(self, batch: TokenBatch) -> dict[str, Tensor]:
+        """Columns that depend on the whole minibatch and on no weights, shape (n,): computed once, before any step.
+
+        `batch` has the minibatch's columns; its log-probabilities are the behaviour's.
+        """
+        return {}
 
     def prepare(self, batch: TokenBatch) -> dict[str, Tensor]:
         """Columns that depend on the whole minibatch under the current policy, shape (n,); without gradient."""
@@ -113,6 +122,8 @@ class Objective(Component):
 
     zero_without_advantage: bool = True
     """A token with advantage 0 has loss 0 and no gradient, so the learner may leave out trajectories without credit."""
+    reductions: ClassVar[frozenset[Reduction] | None] = None
+    """The reductions under which it is the loss that it says; None: any. Another one is refused at start."""
 
 
 class Regulariser(Component):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from agentrl.components import one_of
 from agentrl.errors import ConfigError
-from agentrl.objectives.base import Reduction
+from agentrl.objectives.base import Objective, Reduction
 
 
 def reduction_weights(
@@ -58,6 +58,13 @@ def reduction_constant(mode: Reduction | str, norm: float | None) -> float:
     if not 0 < norm < float("inf"):
         raise ConfigError(f"loss.norm is {norm!r}; it must be a positive number")
     return norm
+
+
+def check_reduction(objective: Objective, mode: Reduction | str) -> None:
+    """Raise `ConfigError` if `objective` under that reduction is another method than its name says."""
+    if objective.reductions is not None and mode not in objective.reductions:
+        valid = " or ".join(sorted(objective.reductions))
+        raise ConfigError(f"loss.reduction is {str(mode)!r}; objective {type(objective).__name__} needs {valid}")
 
 
 def _dense(keys: Tensor) -> tuple[Tensor, Tensor]:
