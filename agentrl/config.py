@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from agentrl.errors import ConfigError
 from agentrl.registry import nearest
@@ -99,9 +99,10 @@ class RolloutConfig(_Section):
     on_failure: ComponentSpec = "minimum_group"
     """What a failed episode means: `fail_fast`, `{name: retry, times: 1}`, `{name: minimum_group, members: 2}`."""
     drop_without_signal: bool = False
-    """Drop groups whose rewards are all equal, and sample other tasks in their place (dynamic sampling)."""
+    """Drop groups in which all members are correct, or none (without a verdict: whose rewards are all equal), and sample
+    other tasks in their place (dynamic sampling)."""
     stop_after: int | None = Field(None, ge=2)
-    """With that: equal rewards after which the rest of a group is stopped."""
+    """With that: equal outcomes after which the rest of a group is stopped."""
     refill: float = Field(4.0, ge=0)
     """Most groups that are dropped in a step, in multiples of `groups_per_step`."""
 
@@ -152,6 +153,33 @@ class OptimiserConfig(_Section):
     """Packed tokens of one forward and backward pass."""
 
 
+class CriticConfig(_Section):
+    """The critic of transforms that need `values`. It takes part in every optimiser step with an AdamW of its own, as
+    `optimiser` describes it but for the learning rate."""
+
+    kind: Literal["shared", "own"] = "shared"
+    """`shared`: a value head on the policy's last hidden states; `own`: a model of its own, which begins as the policy
+    did before any step."""
+    lr: float = Field(1e-5, gt=0)
+    clip: float | None = Field(0.2, gt=0)
+    """eps_v: how far a value may go from the one that the advantages were computed with before its loss stops paying;
+    null: any way."""
+    coefficient: float | None = Field(None, gt=0)
+    """`shared` only: weight of the value loss in the policy's own gradient; null: that loss moves the head alone."""
+    lora: LoraConfig | None = None
+    """`own` only: train adapters instead of all weights."""
+    warmup_steps: int = Field(0, ge=0)
+    """First training steps in which the critic learns and the policy stands still."""
+
+    @model_validator(mode="after")
+    def _options_of_the_kind(self) -> CriticConfig:
+        if self.kind == "own" and self.coefficient is not None:
+            raise ValueError("coefficient weighs a trunk that is shared with the policy; kind=own has none")
+        if self.kind == "shared" and self.lora is not None:
+            raise ValueError("lora adapts a trunk of the critic's own; set kind=own, or remove it")
+        return self
+
+
 class EvalConfig(_Section):
     """Held-out evaluation before and after training, and on the way."""
 
@@ -195,6 +223,8 @@ class RunConfig(_Section):
     """Which tasks a step samples."""
     advantages: list[ComponentSpec] = Field(default_factory=_default_advantages)
     """Transforms of credit, in order."""
+    critic: CriticConfig | None = None
+    """Who predicts the `values` that gae, turn_gae and bilevel_gae read."""
     loss: LossConfig = Field(default_factory=LossConfig)
     optimiser: OptimiserConfig = Field(default_factory=OptimiserConfig)
     eval: EvalConfig = Field(default_factory=EvalConfig)
@@ -310,7 +340,8 @@ def _one_line(error: ValidationError) -> str:
         text = f"{location}: unknown key; {nearest(str(first['loc'][-1]), _keys_at(first['loc'][:-1]))}"
     else:
         shown = repr(first["input"])
-        text = f"{location}={shown if len(shown) < 80 else shown[:77] + '...'}: {first['msg'].lower()}"
+        message = first["msg"].removeprefix("Value error, ").lower()
+        text = f"{location}={shown if len(shown) < 80 else shown[:77] + '...'}: {message}"
     more = len(problems) - 1
     return text + (f" (and {more} more)" if more else "")
 

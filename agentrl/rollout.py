@@ -85,9 +85,10 @@ class RolloutPolicies:
     on_failure: Spec = "minimum_group"
     """A failure policy: `fail_fast`, `retry` (`times`), `minimum_group` (`members`), or one's own."""
     drop_without_signal: bool = False
-    """Groups whose judged rewards are all equal are not yielded (dynamic sampling)."""
+    """Groups whose outcomes are all equal are not yielded (dynamic sampling): the verdicts `correct` of the judged
+    members where each has one, else their rewards."""
     stop_after: int | None = None
-    """Equal rewards after which the members of a group that still play are stopped; needs `drop_without_signal`."""
+    """Equal outcomes after which the members of a group that still play are stopped; needs `drop_without_signal`."""
     refill: float = 4.0
     """Most groups that are dropped for each one that is `wanted`; after that the iterator ends with fewer."""
     in_flight: InFlight = InFlight.FINISH

@@ -32,13 +32,13 @@ from agentrl.recipes import describe_recipe, recipe_names
 from agentrl.recipes.summary import needs
 from agentrl.trajectory import ToolCallRecord, Trajectory, Turn
 
-VOCABULARY = 8192
+VOCABULARY = 4096
 
 
 def make_policy() -> Policy:
-    """A Llama of 7 million parameters, always the same."""
+    """A Llama of 2.5 million parameters, always the same."""
     torch.manual_seed(0)
-    shape = {"hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 6, "num_attention_heads": 8}
+    shape = {"hidden_size": 192, "intermediate_size": 512, "num_hidden_layers": 4, "num_attention_heads": 8}
     config = LlamaConfig(vocab_size=VOCABULARY, num_key_value_heads=4, max_position_embeddings=2048, **shape)
     config.tie_word_embeddings = True
     return Policy(LlamaForCausalLM(config), precision="fp32")
@@ -112,7 +112,7 @@ def main() -> None:
     methods = [name for name in recipe_names() if describe_recipe(name).get("section")]
     parser.add_argument("--recipes", nargs="+", default=[name for name in methods if name != "grpo"], metavar="NAME")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--groups", type=int, default=3)
+    parser.add_argument("--groups", type=int, default=2)
     parser.add_argument("--members", type=int, default=6)
     parser.add_argument("--turns", type=int, default=3)
     parser.add_argument("--tokens", type=int, default=48, help="policy tokens a turn")

@@ -15,6 +15,7 @@ import random
 import re
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +30,16 @@ from agentrl.learner.update import Learner
 FORMAT = 1
 """Raised whenever a reader of the previous number would go wrong."""
 MANIFEST = "manifest.json"
+CRITIC = "critic.safetensors"
 _NAME = re.compile(r"step-(\d{8})")
 
 
 def save_checkpoint(folder: Path, learner: Learner, step: int, state: dict[str, Any], *, keep: int = 1) -> Path:
     """Write `folder/step-<step>` atomically and delete all but the `keep` newest; returns its path.
 
-    It holds the trained weights, the optimiser, every random state (Python, numpy, torch, GPUs) and `state`, the
-    trainer's own, which must be JSON. Raises `CheckpointError` if the disk refuses.
+    It holds the trained weights, the optimiser, the critic with its own where there is one, every random state (Python,
+    numpy, torch, GPUs) and `state`, the trainer's own, which must be JSON. Raises `CheckpointError` if the disk
+    refuses.
     """
     final = folder / f"step-{step:08d}"
     try:
@@ -75,7 +78,12 @@ def load_checkpoint(path: Path, learner: Learner) -> dict[str, Any]:
         state: dict[str, Any] = json.loads((path / "state.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"checkpoint {str(path)!r} cannot be read: {' '.join(str(error).split())}") from error
-    _restore_weights(path, learner, weights)
+    _check_same(path, weights, learner.policy.trainable(), "model")
+    critic = _read_critic(path, learner)
+    _restore_weights(learner.policy.trainable(), weights)
+    if learner.critic is not None:
+        _restore_weights(learner.critic.trainable(), critic[0])
+        learner.critic.load_training_state(critic[1])
     try:
         learner.optimiser.load_state_dict(training["optimiser"])
     except ValueError as error:
@@ -89,6 +97,10 @@ def _write(draft: Path, learner: Learner, state: dict[str, Any]) -> None:
     weights = {name: weight.detach().contiguous() for name, weight in learner.policy.trainable().items()}
     save_file(weights, draft / "model.safetensors")
     torch.save({"optimiser": learner.optimiser.state_dict(), "steps": learner.steps}, draft / "optimiser.pt")
+    if learner.critic is not None:
+        values = {name: weight.detach().contiguous() for name, weight in learner.critic.trainable().items()}
+        save_file(values, draft / CRITIC)
+        torch.save(learner.critic.training_state(), draft / "critic.pt")
     (draft / "random.json").write_text(json.dumps(_random_state()), encoding="utf-8")
     (draft / "state.json").write_text(json.dumps(state), encoding="utf-8")
     files = {file.name: {"bytes": file.stat().st_size, "sha256": _sha256(file)} for file in sorted(draft.iterdir())}
@@ -159,15 +171,35 @@ def _sha256(file: Path) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _restore_weights(path: Path, learner: Learner, weights: dict[str, torch.Tensor]) -> None:
-    own = learner.policy.trainable()
+def _read_critic(path: Path, learner: Learner) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """The critic's weights and training state; nothing of either where the run has no critic."""
+    if (path / CRITIC).exists() != (learner.critic is not None):
+        there = "has a" if learner.critic is None else "has no"
+        raise CheckpointError(f"checkpoint {str(path)!r} {there} critic; resume with the configuration that wrote it")
+    if learner.critic is None:
+        return {}, {}
+    device = learner.policy.device
+    try:
+        weights = load_file(path / CRITIC, device=str(device))
+        state: dict[str, Any] = torch.load(path / "critic.pt", map_location=device, weights_only=True)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(f"checkpoint {str(path)!r} cannot be read: {' '.join(str(error).split())}") from error
+    _check_same(path, weights, learner.critic.trainable(), "critic")
+    return weights, state
+
+
+def _check_same(path: Path, weights: Mapping[str, torch.Tensor], own: Mapping[str, torch.Tensor], what: str) -> None:
     shapes = {name: tuple(weight.shape) for name, weight in own.items()}
     stored = {name: tuple(weight.shape) for name, weight in weights.items()}
     if shapes != stored:
         name = next(iter(sorted(set(shapes.items()) ^ set(stored.items()))))[0]
         raise CheckpointError(
-            f"checkpoint {str(path)!r} is of another model: {name} is {stored.get(name)} there, {shapes.get(name)} here"
+            f"checkpoint {str(path)!r} is of another {what}: "
+            f"{name} is {stored.get(name)} there, {shapes.get(name)} here"
         )
+
+
+def _restore_weights(own: Mapping[str, torch.Tensor], weights: Mapping[str, torch.Tensor]) -> None:
     with torch.no_grad():
         for name, weight in own.items():
             weight.copy_(weights[name])

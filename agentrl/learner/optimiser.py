@@ -37,15 +37,26 @@ def guarded_step(optimiser: torch.optim.Optimizer, grad_clip: float, lr: float) 
 
     Raises `TrainingError` if the norm is not finite; then the gradient is cleared and nothing is stepped.
     """
+    norm = clip_gradient(optimiser, grad_clip)
+    step_optimiser(optimiser, lr)
+    return norm
+
+
+def clip_gradient(optimiser: torch.optim.Optimizer, grad_clip: float) -> float:
+    """The first half of `guarded_step`, for those who step two optimisers or neither."""
     norm = float(nn.utils.clip_grad_norm_(_parameters(optimiser), grad_clip))
     if not norm < float("inf"):
         optimiser.zero_grad(set_to_none=True)
         raise TrainingError(f"the gradient's norm is {norm}; nothing was stepped")
+    return norm
+
+
+def step_optimiser(optimiser: torch.optim.Optimizer, lr: float) -> None:
+    """The second half: step with a gradient that `clip_gradient` passed, then clear it."""
     for group in optimiser.param_groups:
         group["lr"] = lr
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)
-    return norm
 
 
 def _parameters(optimiser: torch.optim.Optimizer) -> Iterable[nn.Parameter]:

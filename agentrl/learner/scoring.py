@@ -1,4 +1,4 @@
-"""The scoring pass: one reading of a batch by the policy and one by its reference, for exactly what was asked.
+"""The scoring pass: one reading of a batch by each of policy, reference and critic, for exactly what was asked.
 
 Invariants: a model that no quantity asks about is not run; whole logits never exist, only chunks of them; nothing here
 has a gradient, and nothing moves.
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from agentrl.learner.batch import PackedTokens, TokenTable, TrainingRow
+from agentrl.learner.critic import Critic
 from agentrl.learner.policy import Policy, Reader
 from agentrl.learner.quantities import Columns, Quantity
 
@@ -36,28 +37,44 @@ def score(
     *,
     temperature: float,
     known: Columns,
+    critic: Critic | None = None,
 ) -> Scored:
-    """Score the rows of `bins`; `known` are columns of the table that quantities may read, shape (n,)."""
+    """Score the rows of `bins`; `known` are columns of the table that quantities may read, shape (n,).
+
+    A critic that shares the policy's trunk is read in the policy's pass.
+    """
     found = Scored()
     for item in quantities:
-        if item.source == "logits":
+        if item.of_tokens:
             found.tokens[item.name] = torch.zeros_like(table.behaviour)
         else:
             found.trajectories[item.name] = {}
-    for side in ("policy", "reference"):
-        wanted = [item for item in quantities if item.of == side]
+    ends: dict[int, int] = {}
+    for row in rows:
+        ends[row.trajectory] = max(ends.get(row.trajectory, -1), int(row.tokens[-1]))
+    for model, reference, read in _passes(policy, critic):
+        wanted = [item for item in quantities if item.of in read]
         if not wanted:
             continue
         states = _States(rows, [index for members in bins for index in members])
-        with policy.reading(reference=side == "reference") as reader:
+        with model.reading(reference=reference) as reader:
             for members in bins:
                 part = _Part(reader, [rows[index] for index in members], table.index(list(members)), temperature)
                 part.read_tokens(wanted, found, known)
                 part.read_prompts(wanted, found)
+                if critic is not None:
+                    part.read_values(wanted, found, critic, ends)
                 for trajectory, hidden in states.complete(part) if _of(wanted, "states") else ():
                     for item in _of(wanted, "states"):
                         found.trajectories[item.name][trajectory] = item(hidden).float()
     return found
+
+
+def _passes(policy: Policy, critic: Critic | None) -> list[tuple[Policy, bool, set[str]]]:
+    """Which model to read, whether as the reference, and whose quantities that yields."""
+    if critic is None or critic.trunk is None:
+        return [(policy, False, {"policy", "critic"}), (policy, True, {"reference"})]
+    return [(policy, False, {"policy"}), (policy, True, {"reference"}), (critic.trunk, False, {"critic"})]
 
 
 def _of(quantities: Sequence[Quantity], source: str) -> list[Quantity]:
@@ -95,6 +112,16 @@ class _Part:
                 logprobs[chunk] = logits.gather(1, ids[chunk, None])[:, 0] - logits.logsumexp(-1)
             for item in wanted:
                 found.trajectories[item.name][row.trajectory] = item(logprobs).float()
+
+    def read_values(self, quantities: Sequence[Quantity], found: Scored, critic: Critic, ends: dict[int, int]) -> None:
+        """`ends`: each trajectory's last policy token, by its place among all of them."""
+        for item in _of(quantities, "values"):
+            found.tokens[item.name][self.index] = item(critic.values(self.hidden.index_select(0, self.packed.sources)))
+        for item in _of(quantities, "value_after"):
+            for start, row in self._starts():
+                if row.tokens[-1] == ends[row.trajectory]:
+                    state = self.hidden[start + int(row.positions[-1])]
+                    found.trajectories[item.name][row.trajectory] = item(critic.values(state))
 
     def _starts(self) -> Iterator[tuple[int, TrainingRow]]:
         start = 0

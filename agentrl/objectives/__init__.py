@@ -1,6 +1,7 @@
 """Policy objectives, regularisers and reductions. Importing this imports torch.
 
-Bundled: objective `clip`; regulariser `kl`. `reduction_weights` gives each token of the global batch its weight.
+Bundled: objectives `clip`, `luspo`, `cispo`, `dhpo`, `topr` and `lp_reg`; regulariser `kl`.
+`reduction_weights` gives each token of the global batch its weight.
 """
 
 from __future__ import annotations
@@ -9,29 +10,55 @@ from agentrl import registry
 from agentrl.components import Spec, checked_options, construct, split_spec
 from agentrl.errors import ConfigError
 from agentrl.objectives.base import Objective, Reduction, Regulariser, Sums, TokenBatch, TokenLoss, reduce
-from agentrl.objectives.clip import ClippedRatio
-from agentrl.objectives.correction import Correction
+from agentrl.objectives.bounds import Bounds, DynamicBounds, ElasticBounds
+from agentrl.objectives.cispo import CISPO
+from agentrl.objectives.clip import LUSPO, ClippedRatio
+from agentrl.objectives.correction import Correction, ImportanceWeights, Rejection
+from agentrl.objectives.dhpo import DHPO
+from agentrl.objectives.dsdr import LocalDiversity
+from agentrl.objectives.entropy import EntropyBonus
 from agentrl.objectives.function import FunctionObjective, objective
 from agentrl.objectives.kl import KL
+from agentrl.objectives.lp_reg import LpReg
+from agentrl.objectives.pacs import PACS
+from agentrl.objectives.rapo import RewardAwareKL
 from agentrl.objectives.ratio import ClipGate, Ratio
-from agentrl.objectives.reduction import reduction_constant, reduction_weights
+from agentrl.objectives.reduction import check_reduction, reduction_constant, reduction_weights
+from agentrl.objectives.rover import ROVER
+from agentrl.objectives.topr import TOPR
 
 __all__ = [
+    "CISPO",
+    "DHPO",
     "KL",
+    "LUSPO",
+    "PACS",
+    "ROVER",
+    "TOPR",
+    "Bounds",
     "ClipGate",
     "ClippedRatio",
     "Correction",
+    "DynamicBounds",
+    "ElasticBounds",
+    "EntropyBonus",
     "FunctionObjective",
+    "ImportanceWeights",
+    "LocalDiversity",
+    "LpReg",
     "Objective",
     "Ratio",
     "Reduction",
     "Regulariser",
+    "Rejection",
+    "RewardAwareKL",
     "Sums",
     "TokenBatch",
     "TokenLoss",
     "build_correction",
     "build_objective",
     "build_regulariser",
+    "check_reduction",
     "objective",
     "reduce",
     "reduction_constant",

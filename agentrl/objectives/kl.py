@@ -67,11 +67,16 @@ def _estimate(estimator: Estimator, log_ratio: Tensor) -> tuple[Tensor, Tensor]:
         return log_ratio, torch.zeros_like(log_ratio, dtype=torch.bool)
     if estimator == "k2":
         return log_ratio.square() / 2, torch.zeros_like(log_ratio, dtype=torch.bool)
-    # Outside [-20, 20] k3 is above the cap, so clamping both occurrences of u changes nothing but keeps inf - inf out.
-    bounded = log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
-    raw = torch.expm1(-bounded) + bounded
-    value = raw.clamp(max=K3_CAP)
+    value, capped = k3(log_ratio)
     if estimator == "k3+":
         square = log_ratio.square() / 2
         value = value.detach() + (square - square.detach())
-    return value, raw.detach() > K3_CAP
+    return value, capped
+
+
+def k3(log_ratio: Tensor) -> tuple[Tensor, Tensor]:
+    """exp(-u) - 1 + u, at most `K3_CAP`, of each u, and where the cap acted (bool); both of shape (n,)."""
+    # Outside [-20, 20] k3 is above the cap, so clamping both occurrences of u changes nothing but keeps inf - inf out.
+    bounded = log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    raw = torch.expm1(-bounded) + bounded
+    return raw.clamp(max=K3_CAP), raw.detach() > K3_CAP
