@@ -99,8 +99,8 @@ class RolloutConfig(_Section):
     on_failure: ComponentSpec = "minimum_group"
     """What a failed episode means: `fail_fast`, `{name: retry, times: 1}`, `{name: minimum_group, members: 2}`."""
     drop_without_signal: bool = False
-    """Drop groups in which all members are correct, or none (without a verdict: whose rewards are all equal), and sample
-    other tasks in their place (dynamic sampling)."""
+    """Drop groups in which all members are correct, or none (without a verdict: whose rewards are all equal), and
+    sample other tasks in their place (dynamic sampling)."""
     stop_after: int | None = Field(None, ge=2)
     """With that: equal outcomes after which the rest of a group is stopped."""
     refill: float = Field(4.0, ge=0)
