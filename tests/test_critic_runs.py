@@ -104,6 +104,7 @@ def test_a_recipe_passes_every_check_before_the_first_token(recipe: str) -> None
     assert ("critic own" in " ".join(check(config))) == (config.critic is not None)
 
 
+@pytest.mark.slow
 def test_ppo_trains_and_resumes_bit_for_bit(tmp_path: Path) -> None:
     lines = run_twice(tmp_path, "ppo", "critic.lr=1e-3", "optimiser.minibatches=2")
     assert [line["step"] for line in lines] == [1, 2]

@@ -1,7 +1,8 @@
 """Credit assignment: from the rewards of groups to one advantage a policy token.
 
 `build` makes the list of transforms that a configuration names, `check_order` refuses one that cannot be right,
-`attribute` runs it. Bundled: `grpo`, `dr_grpo`, `rloo` (one number a trajectory) and `turn_loo` (one a turn).
+`attribute` runs it, `credited_batch` is what the learner trains on. One module a method or family; `agentrl recipes
+list` says which published method uses which, docs/credit.md which of them are unbiased.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Policy objectives, regularisers and reductions. Importing this imports torch.
+"""Policy objectives, rollout corrections, regularisers and reductions. Importing this imports torch.
 
-Bundled: objectives `clip`, `luspo`, `cispo`, `dhpo`, `topr` and `lp_reg`; regulariser `kl`.
-`reduction_weights` gives each token of the global batch its weight.
+One module an objective. `reduction_weights` gives each token of the global batch its weight; `objective` registers a
+plain function.
 """
 
 from __future__ import annotations
