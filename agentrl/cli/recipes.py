@@ -43,7 +43,8 @@ def show_command(
     out.print(f"{name}{method}: {about['description']}\nsource: {about['paper']}", markup=False)
     if about["confidence"]:
         out.print(f"formulas: {about['confidence']}", markup=False)
-    out.print("\n" + "\n".join(f"{slot:<13} {text}" for slot, text in slots(config).items()), markup=False)
+    for slot, text in slots(config).items():
+        out.print(f"{slot:<13} {text}", markup=False)
     out.print(f"{'needs':<13} {', '.join(needs(config)) or 'nothing more'}\n", markup=False)
     out.print(config.to_yaml(), markup=False)
 

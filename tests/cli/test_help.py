@@ -90,7 +90,7 @@ print(json.dumps(found))
 
 def test_help_and_lists_load_no_model_library() -> None:
     """One process for all of them: what an early one loads is seen in the later ones, so all must be clean."""
-    commands = [*([*command, "--help"] for command in HELP), *map(list, LISTS), ["recipes", "show", "quickstart"]]
+    commands = [*([*command, "--help"] for command in HELP), *map(list, LISTS)]
     commands += [["envs", "show", "agentrl/Arithmetic-v0"], ["tools", "call", "calculator", "expression=1+1"]]
     ran = subprocess.run(
         [sys.executable, "-c", PROBE, json.dumps(commands)], capture_output=True, text=True, check=True

@@ -186,6 +186,18 @@ def test_a_shown_recipe_is_a_config_file(agentrl, tmp_path) -> None:
     assert yaml.safe_load((tmp_path / "mine.yaml").read_text()) == resolved
 
 
+def test_a_recipe_tells_its_slots_and_needs(agentrl) -> None:
+    shown = agentrl("recipes", "show", "rapo").out
+    for line in ("method 57", "formulas: objective", "credit        grpo", "regularisers  rapo", "reference model"):
+        assert line in shown, shown
+    described = json.loads(agentrl("recipes", "show", "ppo", "--json").out)
+    assert described["section"] == "B5"
+    assert described["slots"]["critic"] in ("own", "shared")
+    assert "critic" in described["needs"]
+    listed = json.loads(agentrl("recipes", "list", "--json").out)
+    assert {"name", "description", "paper", "section", "confidence"} == set(listed[0])
+
+
 def test_a_recipe_of_ones_own_needs_no_description(agentrl, tmp_path) -> None:
     (tmp_path / "mine.yaml").write_text("steps: 3\n")
     assert json.loads(agentrl("recipes", "show", str(tmp_path / "mine.yaml"), "--json").out)["config"]["steps"] == 3

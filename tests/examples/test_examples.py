@@ -50,7 +50,10 @@ def test_every_example_has_a_case() -> None:
     "script",
     [
         "custom_environment.py",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("custom_advantage.py", "custom_objective.py", "train_from_python.py")),
+        *(
+            pytest.param(f"{name}.py", marks=pytest.mark.slow)
+            for name in ("custom_advantage", "custom_objective", "train_from_python")
+        ),
     ],
 )
 def test_training_examples_leave_a_report(script: str, tmp_path: Path) -> None:
