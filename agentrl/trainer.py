@@ -227,7 +227,7 @@ class Trainer:
         credits = self._credit(groups)
         release_freed_memory()
         attributed = time.perf_counter()
-        metrics = self._update(groups, credits)
+        metrics = self._update(credits)
         self.sampler.observe(groups)
         self.step = number
         updated = time.perf_counter()
@@ -298,7 +298,7 @@ class Trainer:
         tables = [tables_of(members, [next(columns) for _ in members]) for members in judged]
         return attribute(self.transforms, tables)
 
-    def _update(self, groups: Sequence[Group], credits: Sequence[Credit]) -> dict[str, float]:
+    def _update(self, credits: Sequence[Credit]) -> dict[str, float]:
         """Train on what the transforms kept."""
         batch = credited_batch(credits)
         metrics = {"skipped": float(not batch.trajectories)}

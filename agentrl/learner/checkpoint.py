@@ -27,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from agentrl.errors import CheckpointError
 from agentrl.learner.update import Learner
 
-FORMAT = 1
+FORMAT = 2
 """Raised whenever a reader of the previous number would go wrong."""
 MANIFEST = "manifest.json"
 CRITIC = "critic.safetensors"

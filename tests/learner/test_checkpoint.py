@@ -113,7 +113,7 @@ DAMAGE = [
     (lambda path: (path / "state.json").unlink(), r"incomplete: state\.json is missing"),
     (lambda path: (path / "manifest.json").write_text("{"), r"incomplete: manifest\.json cannot be read"),
     (corrupt, r"corrupt: model\.safetensors"),
-    (other_format, "has format 99, this version reads 1"),
+    (other_format, "has format 99, this version reads 2"),
 ]
 
 
