@@ -160,10 +160,10 @@ def _right(records: Sequence[ToolCallRecord]) -> int:
 class Settings:
     """What all cells of a comparison share."""
 
-    steps: int = 8
+    steps: int = 16
     groups: int = 4
     group_size: int = 8
-    lr: float = 1e-3
+    lr: float = 5e-4
     warm_steps: int = 80
     episodes: int = 64
     """Held-out episodes of the final evaluation."""
@@ -380,7 +380,7 @@ def figure(panels: Mapping[str, Results]) -> str:
             axes.grid(axis="y", color="#e4e7eb", linewidth=0.8)
             axes.spines[["top", "right"]].set_visible(False)
         row[0].set_ylabel("walks without a mistake, %")
-        row[-1].legend(loc="lower right", frameon=False)
+        row[-1].legend(loc="upper left", frameon=False)
         buffer = io.StringIO()
         drawing.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()
