@@ -149,6 +149,7 @@ def check_answers(transforms: Sequence[Transform], env: Env, tasks: TaskSet) -> 
 
 def build_sampler(config: RunConfig) -> Sampler:
     """The task sampler."""
+    from agentrl import pair_sampler  # noqa: F401 - registers itself, as the default does
     from agentrl.sampler import Sampler
 
     sampler = construct(registry.samplers, config.sampler)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from safetensors.torch import load_file
 
+from agentrl.assembly import check
 from agentrl.config import RunConfig, load_config
 from agentrl.recipes import describe_recipe, load_recipe, recipe_names
 from agentrl.recipes.summary import needs, slots
@@ -94,6 +95,7 @@ def test_a_recipe_names_its_source_and_how_sure_it_is(name: str) -> None:
 @pytest.mark.parametrize("name", recipe_names())
 def test_a_recipe_resolves_and_tells_its_slots_and_needs(name: str) -> None:
     config = load_config(recipe=name)
+    assert check(config)
     assert {"sampler", "rollout", "credit", "objective", "reduction", "updates"} <= set(slots(config))
     assert all(isinstance(need, str) for need in needs(config))
 
