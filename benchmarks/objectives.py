@@ -33,6 +33,8 @@ from agentrl.recipes.summary import needs
 from agentrl.trajectory import ToolCallRecord, Trajectory, Turn
 
 VOCABULARY = 4096
+LEFT_OUT = ("grpo", "igpo")
+"""The measure itself, and what scores gold answers, which random episodes have not."""
 
 
 def make_policy() -> Policy:
@@ -52,7 +54,7 @@ def make_groups(groups: int, members: int, turns: int, tokens: int) -> list[list
         episodes = []
         for member in range(members):
             correct = float(member % 3 == 0)
-            episode = Trajectory(f"task-{group}", member=member, metrics={"correct": correct})
+            episode = Trajectory(f"task-{group}", member=member, metrics={"correct": correct, "f1": correct})
             for turn in range(turns):
                 ids = [rng.randrange(VOCABULARY) for _ in range(tokens)]
                 call = ToolCallRecord("calculator", "{}", "1")
@@ -110,7 +112,8 @@ def record_behaviour(groups: Sequence[list[Trajectory]]) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     methods = [name for name in recipe_names() if describe_recipe(name).get("section")]
-    parser.add_argument("--recipes", nargs="+", default=[name for name in methods if name != "grpo"], metavar="NAME")
+    methods = [name for name in methods if name not in LEFT_OUT]
+    parser.add_argument("--recipes", nargs="+", default=methods, metavar="NAME")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--groups", type=int, default=2)
     parser.add_argument("--members", type=int, default=6)
