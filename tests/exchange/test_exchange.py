@@ -1,0 +1,167 @@
+"""Runs in and out of a store: the readers of each form read what was written, and nothing is lost on the way back."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from inspect_ai.log import read_eval_log
+
+from agentrl.errors import ConfigError
+from agentrl.exchange import export_run, form_of, import_run
+from agentrl.store import EpisodeRecord, RunStore
+from tests.exchange.runs import ENV, HOSTILE, fill, trajectory
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[RunStore]:
+    with RunStore(tmp_path / "store.sqlite") as opened:
+        fill(opened)
+        yield opened
+
+
+def content(store: RunStore, run: int) -> object:
+    """All that the store gives back of a run, but for ids and times of writing."""
+
+    def key(record: EpisodeRecord) -> object:
+        where = (record.phase, record.step, record.group, record.member)
+        return where, record.trajectory.to_json(), record.advantages
+
+    judgements = [(j.phase, j.group, j.member, j.judge, j.number, j.verdict, j.text) for j in store.judgements(run)]
+    metrics = {phase.phase: repr(store.metrics(run, phase.phase)) for phase in store.phases(run)}
+    tasks = [store.task(run, ENV, f"test:{index}") for index in range(3)]
+    record = store.run(run)
+    facts = record.config, record.kind, record.status, {**record.meta, "imported": True}
+    return facts, [key(episode) for episode in store.episodes(run)], metrics, judgements, tasks
+
+
+def test_json_lines_bring_everything_back_bit_for_bit(store: RunStore, tmp_path: Path) -> None:
+    file, told = tmp_path / "out" / "trial.jsonl", []
+    assert export_run(store, store.run("trial"), file, advance=lambda: told.append(1)) == 7 == len(told)
+    with RunStore(tmp_path / "other.sqlite") as other:
+        run, count = import_run(other, file)
+        assert (run.name, count) == ("trial", 7)
+        assert content(other, run.id) == content(store, store.run("trial").id)
+        again = tmp_path / "again.jsonl"
+        export_run(other, run, again)
+    kinds = [json.loads(line).get("kind") for line in again.read_bytes().splitlines()]
+    assert sorted(kinds) == sorted(json.loads(line)["kind"] for line in file.read_bytes().splitlines())
+    assert [path.name for path in file.parent.iterdir()] == ["trial.jsonl"]
+
+
+def test_one_phase_alone(store: RunStore, tmp_path: Path) -> None:
+    assert export_run(store, store.run("trial"), tmp_path / "train.jsonl", phase="train") == 1
+    text = (tmp_path / "train.jsonl").read_bytes()
+    assert b"eval/base" not in text
+    with pytest.raises(ConfigError, match=r"phase='trian'.*did you mean 'train'"):
+        export_run(store, store.run("trial"), tmp_path / "x.jsonl", phase="trian")
+
+
+def test_a_bare_trajectory_a_line_is_enough(tmp_path: Path) -> None:
+    file = tmp_path / "made elsewhere.jsonl"
+    made = trajectory("t", True)
+    file.write_text(f'{{"trajectory": {made.to_json()}}}\n\n')
+    with RunStore(tmp_path / "s.sqlite") as store:
+        run, count = import_run(store, file, "mine")
+        (record,) = store.episodes(run.id)
+        assert (count, run.kind, record.trajectory.to_json()) == (1, "import", made.to_json())
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "it is empty"),
+        ("{", "line 1: not JSON"),
+        ("[1]", "line 1: not an object"),
+        ('{"kind": "run", "name": "a"}\n{"kind": "epsiode"}', "line 2: kind 'epsiode' is none of run, episode"),
+        ('{"kind": "episode", "phase": "p"}', "line 1: episode: no 'trajectory'"),
+        ('{"trajectory": {"task_id": 1}}', "line 1: episode: task_id: input should be a valid string"),
+        ('{"kind": "run", "format": 9}', "line 1: run: format 9 is newer"),
+        ('{"kind": "metrics", "phase": "p", "step": 1, "metrics": {"a": "b"}}', "line 1: metrics: could not convert"),
+    ],
+)
+def test_what_is_not_in_this_form_is_told_with_its_line(text: str, message: str, tmp_path: Path) -> None:
+    file = tmp_path / "f.jsonl"
+    file.write_text(text)
+    with RunStore(tmp_path / "s.sqlite") as store, pytest.raises(ConfigError, match=message) as caught:
+        import_run(store, file)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_run_is_not_imported_over_another(store: RunStore, tmp_path: Path) -> None:
+    export_run(store, store.run("trial"), tmp_path / "f.jsonl")
+    with pytest.raises(ConfigError, match="has a run 'trial' already"):
+        import_run(store, tmp_path / "f.jsonl")
+    assert import_run(store, tmp_path / "f.jsonl", "second")[1] == 7
+
+
+def test_a_parquet_table_holds_every_number(store: RunStore, tmp_path: Path) -> None:
+    assert export_run(store, store.run("trial"), tmp_path / "t.parquet") == 7
+    table = pq.read_table(tmp_path / "t.parquet")
+    rows = table.to_pylist()
+    assert [row["phase"] for row in rows] == ["eval/base"] * 6 + ["train"]
+    made = trajectory("train:5", True, text=HOSTILE)
+    last = rows[-1]
+    assert last["sampled_ids"] == [turn.sampled_ids for turn in made.turns]
+    assert last["logprobs"] == [turn.logprobs for turn in made.turns]
+    assert last["turn_rewards"] == [0.25, 0.75]
+    assert last["advantages"] == [[0.5, -0.25], [1.0, 0.0, 2.0]]
+    assert (last["seed"], last["correct"], last["reward"]) == (str(2**70), True, 1.0)
+    assert rows[5]["correct"] is None
+    assert [row["tool_errors"] for row in rows] == [1] * 7
+    assert table.schema.metadata[b"run"] == b"trial"
+
+
+def test_inspect_reads_its_logs(store: RunStore, tmp_path: Path) -> None:
+    assert export_run(store, store.run("trial"), tmp_path / "logs", "inspect") == 7
+    assert sorted(path.name for path in (tmp_path / "logs").iterdir()) == ["trial_eval-base.json", "trial_train.json"]
+    log = read_eval_log(str(tmp_path / "logs" / "trial_eval-base.json"))
+    assert (log.status, log.eval.task, log.eval.model) == ("success", "trial/eval/base", "agentrl/tiny")
+    assert log.results is not None
+    assert (log.results.total_samples, log.results.completed_samples) == (6, 5)
+    accuracy = log.results.scores[0].metrics["accuracy"].value
+    assert accuracy == pytest.approx(3 / 5)
+    assert log.samples is not None
+    assert [(sample.id, sample.epoch) for sample in log.samples][:3] == [("test:0", 1), ("test:0", 2), ("test:1", 1)]
+    sample = log.samples[0]
+    assert sample.target == "84"
+    assert sample.scores is not None
+    assert (sample.scores["correct"].value, sample.scores["correct"].answer) == ("C", "84")
+    assert [message.role for message in sample.messages] == ["user", "assistant", "tool", "tool", "assistant"]
+    said, failed = sample.messages[1], sample.messages[2]
+    assert said.tool_calls[0].parse_error is not None  # type: ignore[union-attr]
+    assert said.tool_calls[1].arguments == {"expression": "42 * 2"}  # type: ignore[union-attr]
+    assert failed.error.type == "parsing"  # type: ignore[union-attr]
+    broken = log.samples[5]
+    assert broken.error is not None
+    assert broken.error.message == "it broke"
+    assert not broken.scores
+    usage = log.stats.model_usage["agentrl/tiny"]
+    assert usage.output_tokens == 6 * 5
+    train = read_eval_log(str(tmp_path / "logs" / "trial_train.json"))
+    assert train.samples is not None
+    assert train.samples[0].id == "train:5 1 g"
+
+
+def test_the_form_follows_from_the_name() -> None:
+    assert form_of(Path("a.parquet")) == "parquet"
+    assert form_of(Path("logs"), "inspect") == "inspect"
+    with pytest.raises(ConfigError, match="does not tell the form"):
+        form_of(Path("a.csv"))
+    with pytest.raises(ConfigError, match=r"form='paquet'.*did you mean 'parquet'"):
+        form_of(Path("a.csv"), "paquet")
+
+
+def test_what_fails_leaves_no_file(store: RunStore, tmp_path: Path) -> None:
+    def stop() -> None:
+        raise KeyboardInterrupt
+
+    for name, form in (("a.jsonl", None), ("a.parquet", None), ("logs", "inspect")):
+        with pytest.raises(KeyboardInterrupt):
+            export_run(store, store.run("trial"), tmp_path / "out" / name, form, advance=stop)
+    assert [path for path in (tmp_path / "out").rglob("*") if path.is_file()] == []
+    assert math.isnan(store.metrics(1, "train")[0][1]["bad"])
