@@ -8,23 +8,42 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from agentrl.config import OptimiserConfig
 from agentrl.errors import TrainingError
+from agentrl.learner.masked import MaskedAdamW
 
 
-def build_optimiser(parameters: Mapping[str, nn.Parameter], config: OptimiserConfig) -> torch.optim.AdamW:
-    """Fused AdamW; weight decay acts on matrices only, not on norms and biases."""
-    matrices = [weight for weight in parameters.values() if weight.ndim >= 2]
-    vectors = [weight for weight in parameters.values() if weight.ndim < 2]
+def build_optimiser(
+    parameters: Mapping[str, nn.Parameter], config: OptimiserConfig, masks: Mapping[str, Tensor] | None = None
+) -> torch.optim.AdamW:
+    """Fused AdamW; weight decay acts on matrices only, not on norms and biases.
+
+    Parameters that `masks` name move inside their mask only (`masked.build_masks`).
+    """
+    masks = masks or {}
+    masked = {name: weight for name, weight in parameters.items() if name in masks}
+    dense = [weight for name, weight in parameters.items() if name not in masks]
+    matrices = [weight for weight in dense if weight.ndim >= 2]
+    vectors = [weight for weight in dense if weight.ndim < 2]
     groups = [
         {"params": matrices, "weight_decay": config.weight_decay},
         {"params": vectors, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=config.lr, betas=config.betas, eps=config.eps, fused=True
-    )
+    groups = [group for group in groups if group["params"]]
+    if masked:
+        return MaskedAdamW(
+            groups,
+            masked,
+            masks,
+            lr=config.lr,
+            betas=config.betas,
+            eps=config.eps,
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+    return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
 
 
 def warmed_up(config: OptimiserConfig, steps: int) -> float:
@@ -44,6 +63,8 @@ def guarded_step(optimiser: torch.optim.Optimizer, grad_clip: float, lr: float) 
 
 def clip_gradient(optimiser: torch.optim.Optimizer, grad_clip: float) -> float:
     """The first half of `guarded_step`, for those who step two optimisers or neither."""
+    if isinstance(optimiser, MaskedAdamW):
+        optimiser.mask_gradients()
     norm = float(nn.utils.clip_grad_norm_(_parameters(optimiser), grad_clip))
     if not norm < float("inf"):
         optimiser.zero_grad(set_to_none=True)

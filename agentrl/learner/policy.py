@@ -1,7 +1,8 @@
 """The policy: a causal language model that is trained, its reference, and how both are scored.
 
 Trained weights are float32, whatever precision the forward pass runs in. The reference is the model as it was handed
-over: the same model with its adapters off under LoRA, else a frozen copy that is made only if something needs it.
+over: the same model with its adapters off under LoRA, else (and under LoRA that began with a part of the model) a
+frozen copy that is made only if something needs it.
 Invariant: what packed scoring computes is what the model's own forward pass computes, row by row; a model for which a
 probe at the start finds a difference is refused.
 """
@@ -21,6 +22,7 @@ from transformers import PreTrainedModel
 
 from agentrl.config import LoraConfig
 from agentrl.errors import ModelError
+from agentrl.learner.adapters import Adapters
 from agentrl.learner.attention import ATTENTION, Segments
 from agentrl.learner.batch import PackedTokens
 from agentrl.learner.divergence import forward_kl
@@ -55,7 +57,7 @@ class Policy:
         _remove_dropout(self.model)
         cast(nn.Module, self.model).eval()
         _check_exact(self.model)
-        self._adapted = None if lora is None else _add_adapters(self.model, lora)
+        self._adapters = None if lora is None else Adapters(self.model, lora)
         if lora is None:
             self.model.requires_grad_(True)
         _head(self.model)
@@ -112,8 +114,8 @@ class Policy:
 
     def copy_of_start(self) -> PreTrainedModel:
         """A copy of the model as it was handed over, without adapters; asked for before the first step."""
-        if self._adapted is not None:
-            return cast(PreTrainedModel, copy.deepcopy(self._adapted).unload())
+        if self._adapters is not None:
+            return self._adapters.start()
         return copy.deepcopy(self._reference or self.model)
 
     def forward_kl(self, tokens: PackedTokens, states: Tensor, phi: Tensor, temperature: float) -> Tensor:
@@ -133,8 +135,8 @@ class Policy:
         with ExitStack() as stack:
             stack.enter_context(torch.no_grad())
             model = self.model
-            if reference and self._adapted is not None:
-                stack.enter_context(self._adapted.disable_adapter())
+            if reference and self._adapters is not None and self._adapters.base_is_start:
+                stack.enter_context(self._adapters.wrapper.disable_adapter())
             elif reference:
                 self.keep_reference()
                 model = cast(PreTrainedModel, self._reference)
@@ -142,10 +144,14 @@ class Policy:
             yield Reader(model)
 
     def keep_reference(self) -> None:
-        """Freeze the present weights as the reference; has no effect under LoRA or the second time."""
-        if self._adapted is None and self._reference is None:
-            self._reference = copy.deepcopy(self.model)
-            self._reference.requires_grad_(False)
+        """Freeze the present weights as the reference; has no effect the second time.
+
+        Under LoRA it needs no copy, unless the adapters began with a part of the model: then a copy of the start.
+        """
+        if self._reference is not None or (self._adapters is not None and self._adapters.base_is_start):
+            return
+        self._reference = copy.deepcopy(self.model) if self._adapters is None else self._adapters.start()
+        self._reference.requires_grad_(False)
 
     def save_pretrained(self, folder: Path) -> None:
         """Write the policy in transformers form.
@@ -153,12 +159,11 @@ class Policy:
         Under LoRA the adapters are merged into the base model, so that the folder loads like any other, and are also
         written in peft form to `folder/adapter`, where `adapter_config.json` names the base model.
         """
-        if self._adapted is None:
+        if self._adapters is None:
             self.model.save_pretrained(folder)
             return
-        merged = copy.deepcopy(self._adapted).merge_and_unload()
-        merged.save_pretrained(folder)
-        self._adapted.save_pretrained(str(folder / "adapter"))
+        self._adapters.merged().save_pretrained(folder)
+        self._adapters.save(folder / "adapter")
 
     def _autocast(self) -> Any:
         if self.precision == "fp32":
@@ -260,25 +265,3 @@ def _check_exact(model: PreTrainedModel) -> None:
             f"{name} cannot be trained on packed rows: its logits differ by {difference:.1e} from its own forward pass "
             "(capped or scaled logits, or a state that leaks between rows)"
         )
-
-
-def _add_adapters(model: PreTrainedModel, lora: LoraConfig) -> Any:
-    """Inject LoRA into `model` and return peft's wrapper; raises `ModelError` for modules that are not there."""
-    import peft
-
-    settings = peft.LoraConfig(
-        task_type="CAUSAL_LM",
-        r=lora.rank,
-        lora_alpha=lora.alpha,  # type: ignore[arg-type]  # any number will do
-        lora_dropout=0.0,
-        target_modules=lora.target_modules,
-    )
-    # Adapters start from numbers of their own: the same model gives the same adapters in every process.
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        try:
-            return peft.get_peft_model(model, settings)
-        except ValueError as error:
-            raise ModelError(
-                f"model.lora.target_modules={lora.target_modules!r}: {' '.join(str(error).split())}"
-            ) from error

@@ -24,6 +24,7 @@ from agentrl.learner.answers import AnswerScorer, Encoder
 from agentrl.learner.batch import Columns, PackedTokens, TokenTable, TrainingRow, flatten, pack
 from agentrl.learner.critic import Critic
 from agentrl.learner.divergence import ForwardKL
+from agentrl.learner.masked import build_masks
 from agentrl.learner.minibatch import Step, counts, targets_of, with_defaults
 from agentrl.learner.optimiser import build_optimiser, clip_gradient, step_optimiser, warmed_up
 from agentrl.learner.policy import Policy
@@ -82,7 +83,8 @@ class Learner:
         self.temperature = temperature
         self.mismatch_bound = mismatch_bound
         self.config = optimiser or OptimiserConfig()
-        self.optimiser = build_optimiser(policy.trainable(), self.config)
+        self._masks = build_masks(policy.trainable(), self.config.mask) if self.config.mask else {}
+        self.optimiser = build_optimiser(policy.trainable(), self.config, self._masks)
         self.steps = 0
         """Optimiser steps so far; warm-up counts them."""
         self.critic = None if critic is None else Critic(policy, critic, self.config)
@@ -153,7 +155,7 @@ class Learner:
 
     def supervised_optimiser(self, lr: float) -> torch.optim.AdamW:
         """An optimiser of its own for `supervised_step`: the moments of imitation do not leak into the next phase."""
-        return build_optimiser(self.policy.trainable(), self.config.model_copy(update={"lr": lr}))
+        return build_optimiser(self.policy.trainable(), self.config.model_copy(update={"lr": lr}), self._masks)
 
     def supervised_step(
         self, demonstrations: Sequence[Trajectory], optimiser: torch.optim.Optimizer

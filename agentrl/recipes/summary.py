@@ -27,6 +27,8 @@ def slots(config: RunConfig) -> dict[str, str]:
     }
     if rollout.drop_without_signal:
         filled["rollout"] += ", groups without signal are replaced"
+    if mask := config.optimiser.mask:
+        filled["updates"] += f", {mask.name} entries of the linear layers only"
     if config.critic is not None:
         filled["critic"] = config.critic.kind
     return {slot: text for slot, text in filled.items() if text}
