@@ -25,6 +25,7 @@ from agentrl.messages import ToolCall, assistant
 from agentrl.oracle import oracle_trajectory
 from agentrl.replay import first_difference
 from agentrl.text import one_line
+from agentrl.tool import TOOL_NAME
 from agentrl.trajectory import StopReason, Trajectory
 
 SHORTEST_LEAK = 3
@@ -172,12 +173,17 @@ async def the_gold_solution_scores_one(subject: Subject) -> str | None:
 
 async def an_empty_answer_scores_zero(subject: Subject) -> str | None:
     """An empty answer scores 0."""
+    env = subject.make()
+    abstaining = [task for task in subject.tasks if list(_texts(env.gold(env.task(task)))) == [""]]
+    await env.aclose()
     for task in subject.tasks:
+        if task in abstaining:  # to say nothing of use is right there, and the gold answer says so
+            continue
         for text in ("", "I do not know."):
             step = await _last(subject, task, text)
             if step.reward > 0 or step.info["metrics"].get("correct", 0.0) != 0.0:
                 raise Broken(f"{task}: {text!r} gave reward {step.reward:g}", "judge() must not reward nothing")
-    return None
+    return f"but in {len(abstaining)} of {len(subject.tasks)} tasks it is the gold one" if abstaining else None
 
 
 async def tasks_are_addressable(subject: Subject) -> str | None:
@@ -259,10 +265,34 @@ async def the_gold_answer_is_not_shown(subject: Subject) -> str | None:
     return f"in {leaks} of {looked} tasks by chance" if leaks else None
 
 
+async def tools_are_well_formed(subject: Subject) -> str | None:
+    """An episode's tools have names and schemas that endpoints take."""
+    env, offered = subject.make(), 0
+    try:
+        for task in subject.tasks:
+            _, info = await env.areset(seed=subject.seed, options={"task": task})
+            functions = [schema["function"] for schema in info.get("tools", env.tool_schemas())]
+            json.dumps(functions)
+            names = [function["name"] for function in functions]
+            for name in names:
+                if not TOOL_NAME.fullmatch(name) or names.count(name) > 1:
+                    raise Broken(f"{task}: tool {name!r}", "1 to 64 letters, digits, '_' or '-', each name once")
+            for function in functions:
+                if function["parameters"].get("type") != "object":
+                    raise Broken(f"{task}: tool {function['name']!r}", "parameters is a JSON schema of type object")
+            offered += len(names)
+    finally:
+        await env.aclose()
+    if not offered:
+        raise NotApplicable("the environment offers no tools")
+    return None
+
+
 async def bad_calls_are_observations(subject: Subject) -> str | None:
     """A bad tool call is an observation."""
     env = subject.make()
-    names = [schema["function"]["name"] for schema in env.tool_schemas()]
+    _, info = await env.areset(seed=subject.seed, options={"task": subject.tasks[0]})
+    names = [schema["function"]["name"] for schema in info.get("tools", env.tool_schemas())]
     if not names:
         raise NotApplicable("the environment offers no tools")
     bad = [("no_such_tool", "{}"), (names[0], "{"), (names[0], '{"no such argument": 1}'), (names[0], "\x00" * 1000)]
@@ -337,6 +367,7 @@ RULES: tuple[Rule, ...] = (
     the_same_seed_gives_the_same_episode,
     a_recorded_episode_can_be_stepped_again,
     the_gold_answer_is_not_shown,
+    tools_are_well_formed,
     bad_calls_are_observations,
     no_message_raises,
     a_snapshot_branches,

@@ -27,9 +27,7 @@ def read_rows(source: str | Path, *, required: Sequence[str] = (), what: str) ->
     the option in error messages. Raises `ConfigError` for a file that is absent, malformed or empty, and for a row that
     lacks a required key.
     """
-    path = _fetched(str(source), what) if str(source).startswith(HUB) else Path(source).expanduser()
-    if not path.is_file():
-        raise ConfigError(f"{what}={str(source)!r}: there is no such file")
+    path = _local(source, what)
     rows = []
     for number, row in _rows(path, what):
         if not isinstance(row, dict):
@@ -42,6 +40,34 @@ def read_rows(source: str | Path, *, required: Sequence[str] = (), what: str) ->
     if not rows:
         raise ConfigError(f"{what}={str(source)!r} has no rows")
     return rows
+
+
+def read_lines(source: str | Path, *, what: str) -> list[tuple[int, dict[str, Any]]]:
+    """(line number, object) of a file with an object a line, whatever its name ends in; blank lines are left out.
+
+    Gzipped files, files on the hub and errors as in `read_rows`.
+    """
+    path = _local(source, what)
+    rows: list[tuple[int, dict[str, Any]]] = []
+    try:
+        with _opened(path) as file:
+            for number, row in _text_rows(file, ".jsonl", path, what):
+                if not isinstance(row, dict):
+                    raise ConfigError(f"{what}={str(source)!r}, line {number}: expected an object a line")
+                rows.append((number, row))
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{what}={str(path)!r} cannot be read: {error}") from error
+    if not rows:
+        raise ConfigError(f"{what}={str(source)!r} has no rows")
+    return rows
+
+
+def _local(source: str | Path, what: str) -> Path:
+    """The file on this machine."""
+    path = _fetched(str(source), what) if str(source).startswith(HUB) else Path(source).expanduser()
+    if not path.is_file():
+        raise ConfigError(f"{what}={str(source)!r}: there is no such file")
+    return path
 
 
 def _rows(path: Path, what: str) -> Iterator[tuple[int, Any]]:

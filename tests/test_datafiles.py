@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agentrl.datafiles import read_rows
+from agentrl.datafiles import read_lines, read_rows
 from agentrl.errors import ConfigError
 
 ROWS = [{"question": "1 + 1?", "answer": "2"}, {"question": "größer?", "answer": "ja"}]
@@ -67,3 +67,31 @@ def test_a_file_that_is_absent_broken_or_of_no_hub_is_one_line(tmp_path: Path, m
     for source in (tmp_path / "none.jsonl", broken, binary, "hf://datasets/owner/name", "hf://datasets/no/such/f.json"):
         with pytest.raises(ConfigError, match="source="):
             read_rows(source, what="source")
+
+
+def test_lines_are_read_with_their_numbers_whatever_the_file_is_called(tmp_path: Path) -> None:
+    lines = "\n".join(["", json.dumps(ROWS[0]), "", json.dumps(ROWS[1])])
+    for name in ("a.json", "a.jsonl", "a.json.gz", "a"):
+        assert read_lines(written(tmp_path / name, lines), what="path") == [(2, ROWS[0]), (4, ROWS[1])]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"a": 1}\n\n{"a"', "line 3: not JSON"),
+        (json.dumps(ROWS), "line 1: expected an object a line"),
+        ("[\n{}\n]", "line 1: not JSON"),
+        ("\n", "has no rows"),
+    ],
+)
+def test_what_is_wrong_with_lines_is_one_line(tmp_path: Path, text: str, said: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read_lines(written(tmp_path / "a.json", text), what="path")
+    assert said in str(caught.value) and str(caught.value).startswith("path=") and "\n" not in str(caught.value)
+
+
+def test_lines_of_a_file_that_is_absent_or_broken_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "b.jsonl.gz").write_bytes(b"no gzip")
+    for name in ("none.jsonl", "b.jsonl.gz"):
+        with pytest.raises(ConfigError, match="path="):
+            read_lines(tmp_path / name, what="path")

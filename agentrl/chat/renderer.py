@@ -13,8 +13,12 @@ Invariant: `next_context(c, s, ...)[: len(c) + len(s)] == c + s` in every turn t
 
 from __future__ import annotations
 
+import copy
+import json
 import re
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from threading import Lock
 from typing import Any, Literal, get_args
 
 from agentrl.chat.template import ChatTemplate, Rendered, Tokenizer
@@ -26,6 +30,8 @@ from agentrl.messages import Message, Role, ToolCall, assistant, system, tool_re
 ToolPrompt = Literal["schema", "signature", "none"]
 History = Literal["template", "keep"]
 
+TOOL_SETS = 256
+"""Renderers for other sets of tools that one renderer keeps."""
 # Marks on messages that are never rendered: a user message that was a tool's result, an answer as it was sampled.
 _WRAPPED, _SAMPLED = "wrapped tool result", "as sampled"
 _GREETING = user("hi")
@@ -33,7 +39,7 @@ _THINKING = re.compile(r"<think>\n?(.*?)\n?</think>\n*", re.DOTALL)
 
 
 class ChatRenderer:
-    """Renders conversations with one tokenizer's template, for one set of tools."""
+    """Renders conversations with one tokenizer's template, for one set of tools; `for_tools` gives one for another."""
 
     def __init__(
         self,
@@ -78,11 +84,39 @@ class ChatRenderer:
             self._stops.setdefault(int(tokenizer.eos_token_id), self._template.decode([int(tokenizer.eos_token_id)]))
         self.stop_ids: tuple[int, ...] = tuple(self._stops)
         """Ids that end a turn: the token that the template ends a last answer with, that of calls, the tokenizer's."""
+        self._tool_prompt: ToolPrompt = tool_prompt
+        self._begin(tools)
+
+    def _begin(self, tools: Sequence[Mapping[str, Any]]) -> None:
+        """Set what depends on the tools, and decide how to present them."""
         self._tools = [dict(tool) if "function" in tool else {"type": "function", "function": tool} for tool in tools]
         self._prompted: PromptStyle | None = None
         self._appends: dict[Role, bool] = {}
         self._greeted = ""  # the rendering of a greeting, which the window's begins with
-        self._offer(tool_prompt)
+        self._others: OrderedDict[str, ChatRenderer] = OrderedDict()
+        self._lock = Lock()  # renderers are asked from threads, too
+        self._offer(self._tool_prompt)
+
+    def for_tools(self, tools: Sequence[Mapping[str, Any]]) -> ChatRenderer:
+        """The renderer for another set of tools (an episode's own), like this one in all else.
+
+        The last `TOOL_SETS` that were asked for are kept; a new one takes some renderings, 5 to 50 ms.
+        """
+        key = json.dumps(tools)
+        with self._lock:
+            other = self._others.pop(key, None) or self._derived(tools)
+            self._others[key] = other
+            if len(self._others) > TOOL_SETS:
+                self._others.popitem(last=False)
+        return other
+
+    def _derived(self, tools: Sequence[Mapping[str, Any]]) -> ChatRenderer:
+        other = copy.copy(self)
+        other._template = copy.copy(self._template)
+        other._template.tools = None
+        other.forks = other.kept = 0
+        other._begin(tools)
+        return other
 
     @property
     def append_only(self) -> bool:

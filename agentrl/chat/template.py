@@ -123,7 +123,7 @@ class ChatTemplate:
                 "tokenizer.chat_template to a Jinja template such as ChatML"
             )
         self.tokenizer = tokenizer
-        self._copy: Tokenizer | None = None
+        self._copies: list[Tokenizer] = []  # none or one, shared by all copies of this template
         self.tools: list[dict[str, Any]] | None = None
         """Schemas handed to the template at each rendering; None where the template does not present tools."""
         tokens = [(str(token), index, token.special) for index, token in tokenizer.added_tokens_decoder.items()]
@@ -194,9 +194,9 @@ class ChatTemplate:
         """A copy of the tokenizer for `split_special_tokens`, which switches a state that all of its calls share: with
         one tokenizer, threads that encode would have to wait for one another, and the event loop for them."""
         with _COPYING:
-            if self._copy is None:
-                self._copy = copy.deepcopy(self.tokenizer)
-            return self._copy
+            if not self._copies:
+                self._copies.append(copy.deepcopy(self.tokenizer))
+            return self._copies[0]
 
     def _encode_after(self, text: str, token: int) -> list[int]:
         ids = self._encode(self.decode([token]) + text)

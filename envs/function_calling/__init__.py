@@ -1,0 +1,1 @@
+"""Function calling: tasks in the form of the Berkeley Function Calling Leaderboard."""
