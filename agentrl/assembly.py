@@ -83,8 +83,8 @@ def task_set(env: Env, split: str, key: str) -> TaskSet:
 
 
 def limits_of(rollout: RolloutConfig) -> RolloutLimits:
-    """The rollout limits of a configuration."""
-    names = RolloutLimits.__dataclass_fields__
+    """The rollout limits of a configuration. It has no `top_p`: training samples the whole distribution."""
+    names = RolloutLimits.__dataclass_fields__.keys() & RolloutConfig.model_fields.keys()
     return RolloutLimits(**{name: getattr(rollout, name) for name in names})
 
 
@@ -250,6 +250,8 @@ def check(config: RunConfig) -> list[str]:
     Raises `ConfigError`.
     """
     from agentrl import models
+    from agentrl.records import check_store
+    from agentrl.sinks import check_sinks
 
     kind = models.kind_of(config.model.name)
     probe = env_factory(config.env)()
@@ -259,10 +261,13 @@ def check(config: RunConfig) -> list[str]:
         raise ConfigError(f"eval.episodes={config.eval.episodes}: the split has {len(held_out)} tasks")
     check_answers(build_transforms(config), probe, train_tasks)
     probe.close()
+    _check_mask(config)
     build_sampler(config)
     build_loss(config)
     registry.engines.get(config.engine.name)
     build_rollout(config.rollout)
+    check_store(config)
+    check_sinks(config.sinks)
     rollout, losses = config.rollout, _names([config.loss.objective, *config.loss.regularisers])
     return [
         f"model       {config.model.name} ({kind}), {config.model.precision}, {_trained(config)}",
@@ -280,8 +285,20 @@ def _names(specs: Sequence[str | dict[str, Any]]) -> list[str]:
     return [split_spec(spec)[0] for spec in specs]
 
 
+def _check_mask(config: RunConfig) -> None:
+    if config.optimiser.mask is not None and config.model.lora is not None:
+        raise ConfigError(
+            "optimiser.mask chooses which entries of the model's own matrices move; under model.lora none of them "
+            "does: set model.lora=null or optimiser.mask=null"
+        )
+
+
 def _trained(config: RunConfig) -> str:
-    return f"LoRA rank {config.model.lora.rank}" if config.model.lora else "all weights trained"
+    if config.model.lora:
+        start = "" if config.model.lora.init == "default" else f", {config.model.lora.init} initialisation"
+        return f"LoRA rank {config.model.lora.rank}{start}"
+    mask = config.optimiser.mask
+    return f"{mask.name} entries of the linear layers trained" if mask else "all weights trained"
 
 
 def _critic(config: RunConfig) -> str:

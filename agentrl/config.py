@@ -9,31 +9,29 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from agentrl.errors import ConfigError
-from agentrl.registry import nearest
+from agentrl.settings import Section, assign, merge, parse_overrides, read_yaml, validated
 
 ComponentSpec = str | dict[str, Any]
 """A component by name, or `{"name": ..., option: value, ...}`."""
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, validate_assignment=True)
-
-
-class LoraConfig(_Section):
+class LoraConfig(Section):
     """Low-rank adapters (peft); everything else stays frozen and serves as the reference policy."""
 
     rank: int = Field(16, ge=1)
     alpha: float = Field(32.0, gt=0)
     target_modules: str | list[str] = "all-linear"
+    init: Literal["default", "pissa"] = "default"
+    """How adapters begin: `default` (recommended) without effect, `pissa` with the top singular directions of each
+    matrix, a negative control of method 02. Under `pissa` a reference is a copy of the model."""
 
 
-class ModelConfig(_Section):
+class ModelConfig(Section):
     """The policy."""
 
     name: str = "smollm2-135m-instruct"
@@ -53,7 +51,7 @@ class ModelConfig(_Section):
     """`auto`: the first GPU where there is one, else the CPU."""
 
 
-class EnvConfig(_Section):
+class EnvConfig(Section):
     """The environment and its tasks."""
 
     id: str = "agentrl/Arithmetic-v0"
@@ -63,14 +61,14 @@ class EnvConfig(_Section):
     eval_split: str = "test"
 
 
-class EngineConfig(_Section):
+class EngineConfig(Section):
     """Who generates."""
 
     name: str = "transformers"
     options: dict[str, Any] = Field(default_factory=dict)
 
 
-class RolloutConfig(_Section):
+class RolloutConfig(Section):
     """How episodes are sampled."""
 
     strategy: ComponentSpec = "independent"
@@ -80,7 +78,11 @@ class RolloutConfig(_Section):
     """Episodes of each task."""
     max_turns: int = Field(8, ge=1)
     max_turn_tokens: int = Field(256, ge=1)
+    max_tokens: int | None = Field(None, ge=1)
+    """Tokens sampled in a whole episode."""
     max_context: int = Field(4096, ge=2)
+    tool_calls: int | None = Field(None, ge=0)
+    """Tool calls executed in a whole episode; a message that calls more than are left ends it."""
     temperature: float = Field(1.0, gt=0)
     concurrency: int = Field(64, ge=1)
     """Episodes at one time."""
@@ -107,7 +109,7 @@ class RolloutConfig(_Section):
     """Most groups that are dropped in a step, in multiples of `groups_per_step`."""
 
 
-class WarmStartConfig(_Section):
+class WarmStartConfig(Section):
     """Supervised steps on the oracle's episodes before reinforcement learning."""
 
     steps: int = Field(12, ge=1)
@@ -115,7 +117,7 @@ class WarmStartConfig(_Section):
     lr: float = Field(2e-5, gt=0)
 
 
-class LossConfig(_Section):
+class LossConfig(Section):
     """What the learner minimises."""
 
     objective: ComponentSpec = "clip"
@@ -136,7 +138,21 @@ class LossConfig(_Section):
     that is nearly certain) to 0.2, so that a float32 run may ask for 1e-3."""
 
 
-class OptimiserConfig(_Section):
+class MaskConfig(Section):
+    """Sparse training (method 02): entries of the linear layers that move; built once from the weights at the start."""
+
+    name: Literal["safe", "principal", "random"] = "safe"
+    """`safe`: low-magnitude entries and those off the principal directions, about 70 % of all; the controls are
+    `principal`: the principal ones alone, and `random`: as many as `safe` has."""
+    alpha: float = Field(0.5, gt=0, lt=1)
+    """Share of entries that counts as principal, and as low."""
+    rank: int | None = Field(None, ge=1)
+    """Rank of the approximation that tells principal entries; null: 10 % of a matrix' smaller side, at most 512."""
+    seed: int = Field(0, ge=0)
+    """Of `random`."""
+
+
+class OptimiserConfig(Section):
     """AdamW."""
 
     lr: float = Field(1e-6, gt=0)
@@ -151,9 +167,11 @@ class OptimiserConfig(_Section):
     """Passes over a batch of episodes."""
     micro_batch_tokens: int = Field(4096, ge=1)
     """Packed tokens of one forward and backward pass."""
+    mask: MaskConfig | None = None
+    """Train a fixed part of the linear layers' entries and freeze the rest, in warm start and reinforcement alike."""
 
 
-class CriticConfig(_Section):
+class CriticConfig(Section):
     """The critic of transforms that need `values`. It takes part in every optimiser step with an AdamW of its own, as
     `optimiser` describes it but for the learning rate."""
 
@@ -180,7 +198,7 @@ class CriticConfig(_Section):
         return self
 
 
-class EvalConfig(_Section):
+class EvalConfig(Section):
     """Held-out evaluation before and after training, and on the way."""
 
     episodes: int = Field(200, ge=0)
@@ -191,7 +209,7 @@ class EvalConfig(_Section):
     """Evaluate the base model and the warm-started one too."""
 
 
-class CheckpointConfig(_Section):
+class CheckpointConfig(Section):
     """Checkpoints to resume from."""
 
     every: int = Field(5, ge=1)
@@ -203,7 +221,7 @@ def _default_advantages() -> list[ComponentSpec]:
     return ["grpo"]
 
 
-class RunConfig(_Section):
+class RunConfig(Section):
     """A training run."""
 
     name: str = "run"
@@ -212,6 +230,11 @@ class RunConfig(_Section):
     recipe: str | None = None
     """The recipe that this configuration started from; for the record."""
     seed: int = Field(0, ge=0)
+    store: str | None = None
+    """Database that runs share, a URL such as `postgresql://user@host/runs` or `sqlite:////data/runs.sqlite`; null: the
+    file `store.sqlite` in the run's folder."""
+    sinks: list[ComponentSpec] = Field(default_factory=list)
+    """Where metrics go beside the store: `tensorboard`, `{name: wandb, project: ..., mode: offline}`."""
     steps: int = Field(100, ge=0)
     """Reinforcement-learning steps."""
     model: ModelConfig = Field(default_factory=ModelConfig)
@@ -259,98 +282,12 @@ def load_config(
         tree = load_recipe(recipe)
         tree["recipe"] = recipe
     if file is not None:
-        _merge(tree, _read_yaml(file))
+        merge(tree, read_yaml(file, "config file"))
     for key, value in values.items():
-        _assign(tree, key.replace("__", "."), value)
+        assign(tree, key.replace("__", "."), value)
     return validate(parse_overrides(overrides, tree))
-
-
-def parse_overrides(overrides: Sequence[str], tree: dict[str, Any] | None = None) -> dict[str, Any]:
-    """Set every `dotted.key=value` in `tree` (a new one by default) and return it; values are YAML."""
-    tree = {} if tree is None else tree
-    for override in overrides:
-        key, separator, text = override.partition("=")
-        if not separator or not key:
-            raise ConfigError(f"{override!r} is not of the form key=value, as in optimiser.lr=1e-5")
-        _assign(tree, key.strip(), _parse_value(key, text))
-    return tree
 
 
 def validate(tree: dict[str, Any]) -> RunConfig:
     """The configuration that `tree` describes; raises `ConfigError` with one line."""
-    try:
-        return RunConfig.model_validate(tree)
-    except ValidationError as error:
-        raise ConfigError(_one_line(error)) from None
-
-
-def _parse_value(key: str, text: str) -> Any:
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        raise ConfigError(f"{key}={text}: the value is not valid YAML") from None
-    # YAML 1.1 reads 1e-5 as text; people write learning rates so.
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
-
-
-def _read_yaml(file: Path) -> dict[str, Any]:
-    try:
-        tree = yaml.safe_load(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"config file {str(file)!r} cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"config file {str(file)!r} is not valid YAML: {' '.join(str(error).split())}") from None
-    if tree is None:
-        return {}
-    if not isinstance(tree, dict):
-        raise ConfigError(f"config file {str(file)!r} must hold keys and values, it holds a {type(tree).__name__}")
-    return tree
-
-
-def _merge(tree: dict[str, Any], other: dict[str, Any]) -> None:
-    for key, value in other.items():
-        if isinstance(value, dict) and isinstance(tree.get(key), dict):
-            _merge(tree[key], value)
-        else:
-            tree[key] = value
-
-
-def _assign(tree: dict[str, Any], dotted: str, value: Any) -> None:
-    *sections, leaf = dotted.split(".")
-    for section in sections:
-        child = tree.setdefault(section, {})
-        if child is None:
-            child = tree[section] = {}
-        if not isinstance(child, dict):
-            raise ConfigError(f"{dotted}: {section!r} holds {child!r}, which has no keys")
-        tree = child
-    tree[leaf] = value
-
-
-def _one_line(error: ValidationError) -> str:
-    problems = error.errors(include_url=False)
-    first = problems[0]
-    location = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
-        text = f"{location}: unknown key; {nearest(str(first['loc'][-1]), _keys_at(first['loc'][:-1]))}"
-    else:
-        shown = repr(first["input"])
-        message = first["msg"].removeprefix("Value error, ").lower()
-        text = f"{location}={shown if len(shown) < 80 else shown[:77] + '...'}: {message}"
-    more = len(problems) - 1
-    return text + (f" (and {more} more)" if more else "")
-
-
-def _keys_at(location: Sequence[int | str]) -> list[str]:
-    """Valid keys of the section at `location`."""
-    section: Any = RunConfig
-    for part in location:
-        annotation = section.model_fields[str(part)].annotation
-        candidates = [annotation, *get_args(annotation)]
-        section = next(kind for kind in candidates if isinstance(kind, type) and issubclass(kind, BaseModel))
-    return list(section.model_fields)
+    return validated(RunConfig, tree)

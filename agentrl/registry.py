@@ -111,3 +111,5 @@ corrections: Registry[Any] = Registry("correction")
 """Rollout corrections by name: `agentrl.objectives.correction.Correction` subclasses."""
 samplers: Registry[Any] = Registry("sampler")
 """Task samplers by name: `agentrl.sampler.Sampler` subclasses."""
+sinks: Registry[Any] = Registry("sink")
+"""Sinks of metrics by name: `agentrl.sinks.Sink` subclasses."""

@@ -12,6 +12,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,7 +21,9 @@ from agentrl.errors import ConfigError, StoreError
 from agentrl.messages import Message
 from agentrl.observe import Observer
 from agentrl.registry import nearest
+from agentrl.settings import validated
 from agentrl.text import one_line
+from agentrl.tool_env import with_calls
 from agentrl.trajectory import StopReason, Trajectory, Turn
 
 if TYPE_CHECKING:
@@ -67,11 +70,17 @@ async def first_difference(env: Env, recorded: Trajectory) -> str | None:
     same way after its last recorded turn. An episode that branched off another one has all of its turns in its record,
     so it is stepped from the start.
     """
-    opening, _ = await env.areset(seed=recorded.seed, options={"task": recorded.task_id})
+    opening, info = await env.areset(seed=recorded.seed, options={"task": recorded.task_id})
     if found := _messages("opening", recorded.opening, opening):
         return found
+    if "tools" in info and info["tools"] != recorded.info.get("tools"):
+        return "opening: the episode's tools are not the recorded ones"
     for number, turn in enumerate(recorded.turns, 1):
-        observation, reward, terminated, truncated, info = await env.astep(turn.message)
+        message = _executed(recorded, number)
+        if message is None:
+            verdict = await env.afinish(recorded.stop_reason)
+            return _turn(number, turn, (), verdict.reward, ())
+        observation, reward, terminated, truncated, info = await env.astep(message)
         last, ended = number == len(recorded.turns), terminated or truncated
         if ended and not last:
             return f"turn {number}: the episode ends here, the recorded one has {len(recorded.turns)} turns"
@@ -85,6 +94,15 @@ async def first_difference(env: Env, recorded: Trajectory) -> str | None:
         if ended and (found := _ending(number, recorded.stop_reason, terminated, info.get("stop_reason"))):
             return found
     return None
+
+
+def _executed(recorded: Trajectory, number: int) -> Message | None:
+    """What the environment was given in that turn: of the last one, where calls ran out, the calls that were left."""
+    turn = recorded.turns[number - 1]
+    if recorded.stop_reason is not StopReason.CALL_BUDGET or number < len(recorded.turns):
+        return turn.message
+    given = with_calls(turn.message).tool_calls[: len(turn.tool_calls)]
+    return turn.message.model_copy(update={"tool_calls": given}) if given else None
 
 
 def _ending(number: int, recorded: StopReason, terminated: bool, given: str | None) -> str | None:
@@ -124,21 +142,19 @@ def replay_run(
     workers: int = 8,
     observer: Observer | None = None,
 ) -> ReplayResult:
-    """Play the episodes in `folder/store.sqlite` again, in environments made as the run's configuration says.
+    """Play the episodes of the folder's run again, in environments made as the run's configuration says.
 
     `phase` and `step` choose among them; `limit` takes that many, evenly spread. `workers` episodes run at once, each
     worker in an environment of its own, under the run's `rollout.episode_seconds`. An environment that raises or hangs
     is a difference. Raises `ConfigError` (no run, nothing chosen, another environment), `StoreError`.
     """
-    if not (folder / "store.sqlite").is_file():
-        raise ConfigError(f"{str(folder)!r} holds no run (no store.sqlite)")
-    from agentrl.store import RunStore
+    from agentrl.store.folder import open_folder, runs_of
 
     watch = observer or Observer()
     result = ReplayResult()
-    with RunStore(folder / "store.sqlite") as store:
-        runs = store.runs()
-        plans = [_Plan.of(store, run, phase, step, result.skipped) for run in runs]
+    with open_folder(folder) as store:
+        runs = runs_of(folder, store)
+        plans = [plan for run in runs for plan in _plans(store, run, phase, step, result.skipped)]
         if not any(plan.seen for plan in plans):
             raise ConfigError(_nothing(store, runs, phase, step))
         _choose(plans, limit)
@@ -159,34 +175,49 @@ class _Plan:
     seen: int = 0
     chosen: list[int] = field(default_factory=list)
 
-    @classmethod
-    def of(
-        cls, store: RunStore, run: RunRecord, phase: str | None, step: int | None, skipped: Counter[StopReason]
-    ) -> _Plan:
-        """Look through the run once; aborted episodes are counted in `skipped`."""
-        import yaml
-
-        from agentrl.assembly import env_factory
-        from agentrl.config import validate
-
-        config = validate(yaml.safe_load(run.config))
-        make_env = env_factory(config.env)
-        probe = make_env()
-        own = probe.spec.id if probe.spec else config.env.id
+    def look_through(self, source: str, env_id: str, skipped: Counter[StopReason]) -> _Plan:
+        """Choose all that have a verdict; the others are counted. `source` says whose configuration it is."""
+        probe = self.make_env()
+        own = probe.spec.id if probe.spec else env_id
         probe.close()
-        plan = cls(lambda: store.episodes(run.id, phase, step), make_env, config.rollout.episode_seconds)
-        for index, record in enumerate(plan.records()):
-            plan.seen += 1
+        for index, record in enumerate(self.records()):
+            self.seen += 1
             if record.stop_reason.aborted:
                 skipped[record.stop_reason] += 1
                 continue
-            if record.env_id not in ("", own):  # an oracle's episodes name no environment
+            if record.env_id not in ("", own):  # an oracle's episodes of earlier versions name no environment
                 raise ConfigError(
                     f"task {record.task_id!r} was played in environment {record.env_id!r}; the configuration of run "
-                    f"{run.name!r} has options for {own!r} only"
+                    f"{source!r} has options for {own!r} only"
                 )
-            plan.chosen.append(index)
-        return plan
+            self.chosen.append(index)
+        return self
+
+
+def _plans(
+    store: RunStore, run: RunRecord, phase: str | None, step: int | None, skipped: Counter[StopReason]
+) -> Iterator[_Plan]:
+    """One plan for a training run, one for each entry of an evaluation: its environments are the entries'."""
+    import yaml
+
+    tree = yaml.safe_load(run.config)
+    if run.kind == "eval":
+        from agentrl.evaluation.suite import Suite
+        from agentrl.evaluation.tasksets import env_maker
+
+        suite = validated(Suite, tree)
+        for name, entry in suite.entries.items():
+            if phase in (None, own := f"eval/{name}"):
+                read = partial(store.episodes, run.id, own, step)
+                plan = _Plan(read, env_maker(name, entry), suite.limits.episode_seconds)
+                yield plan.look_through(run.name, entry.env, skipped)
+        return
+    from agentrl.assembly import env_factory
+    from agentrl.config import validate
+
+    config = validate(tree)
+    plan = _Plan(partial(store.episodes, run.id, phase, step), env_factory(config.env), config.rollout.episode_seconds)
+    yield plan.look_through(run.name, config.env.id, skipped)
 
 
 def _choose(plans: Sequence[_Plan], limit: int | None) -> None:
@@ -204,15 +235,12 @@ def _choose(plans: Sequence[_Plan], limit: int | None) -> None:
 
 def _nothing(store: RunStore, runs: Sequence[RunRecord], phase: str | None, step: int | None) -> str:
     """Why no episode was chosen."""
-    phases: dict[str, set[int]] = {}
-    for run in runs:
-        for record in store.episodes(run.id):
-            phases.setdefault(record.phase, set()).add(record.step)
+    phases = sorted({known.phase for run in runs for known in store.phases(run.id) if known.episodes})
     if not phases:
         return "the run holds no episodes"
     if phase is not None and phase not in phases:
-        return f"--phase {phase!r}: no episodes; {nearest(phase, sorted(phases))}"
-    steps = sorted(set().union(*([phases[phase]] if phase else phases.values())))
+        return f"--phase {phase!r}: no episodes; {nearest(phase, phases)}"
+    steps = sorted({record.step for run in runs for record in store.episodes(run.id, phase)})
     return f"--step {step}: no episodes; there are steps {steps[0]} to {steps[-1]}"
 
 

@@ -30,14 +30,14 @@ from agentrl.assembly import (
     task_set,
 )
 from agentrl.config import RunConfig
-from agentrl.errors import CheckpointError, ConfigError, TrainingError
+from agentrl.errors import CheckpointError, TrainingError
 from agentrl.evaluation.result import EvalResult, summarise
 from agentrl.evaluation.runner import eval_requests, run_policy
 from agentrl.learner.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from agentrl.memory import release_freed_memory
 from agentrl.needs import union
 from agentrl.observe import Observer
-from agentrl.records import RunRecords
+from agentrl.records import RunRecords, check_new
 from agentrl.rollout import GroupRequest
 from agentrl.seeding import derive_seed
 from agentrl.training_metrics import rollout_metrics
@@ -45,6 +45,8 @@ from agentrl.trajectory import Group, Trajectory
 from agentrl.warm_start import warm_start
 
 __all__ = ["TrainResult", "Trainer", "check", "train"]
+
+INTERRUPTS = (asyncio.CancelledError, KeyboardInterrupt)
 
 
 @dataclass
@@ -96,9 +98,8 @@ class Trainer:
             raise CheckpointError(
                 f"{str(self.config.folder)!r}: no checkpoint is complete; copy one back, or start anew"
             )
-        if not resume and (self.config.folder / "store.sqlite").exists():
-            folder = str(self.config.folder)
-            raise ConfigError(f"name={self.config.name!r}: {folder!r} holds a run; resume it or choose another name")
+        if not resume:
+            check_new(self.config)
         self.records = RunRecords(self.config)
         try:
             self._assemble()
@@ -111,6 +112,9 @@ class Trainer:
             finally:
                 await self.actors.engine.close()
             return self._finish()
+        except BaseException as error:
+            self.records.status("interrupted" if isinstance(error, INTERRUPTS) else "failed")
+            raise
         finally:
             self.records.close()
 
@@ -130,6 +134,7 @@ class Trainer:
     async def _phases(self, found: Path | None) -> None:
         before = self.config.eval.before
         if found is None:
+            self.records.open_sinks(0)
             await self._publish()
             if before:
                 await self._evaluate("base")
@@ -139,6 +144,7 @@ class Trainer:
             self._save()
         else:
             self._restore(load_checkpoint(found, self.learner))
+            self.records.open_sinks(self.step)
             self.observer.note(f"resumed after step {self.step} from {found}")
             await self._publish()
         self.records.rewind(self.step)
@@ -227,7 +233,7 @@ class Trainer:
         credits = self._credit(groups)
         release_freed_memory()
         attributed = time.perf_counter()
-        metrics = self._update(credits)
+        metrics = self._update(number, [group.group_id for group in groups if group.members], credits)
         self.sampler.observe(groups)
         self.step = number
         updated = time.perf_counter()
@@ -298,9 +304,11 @@ class Trainer:
         tables = [tables_of(members, [next(columns) for _ in members]) for members in judged]
         return attribute(self.transforms, tables)
 
-    def _update(self, credits: Sequence[Credit]) -> dict[str, float]:
-        """Train on what the transforms kept."""
+    def _update(self, number: int, names: Sequence[str], credits: Sequence[Credit]) -> dict[str, float]:
+        """Train on what the transforms kept of the groups of these names; the store tells what each token was paid."""
         batch = credited_batch(credits)
+        owners = [names[int(columns["group"])] for columns in batch.columns]
+        self.records.advantages("train", number, zip(owners, batch.trajectories, batch.advantages, strict=True))
         metrics = {"skipped": float(not batch.trajectories)}
         for transform in self.transforms:
             metrics |= {f"credit/{name}": value for name, value in transform.metrics.items()}
@@ -361,5 +369,6 @@ class Trainer:
         with without_bars():
             self.policy.save_pretrained(self.records.policy)
         self.tokenizer.save_pretrained(self.records.policy)
+        self.records.status("finished")
         report = build_report(self.records.folder)
         return TrainResult(self.records.folder, report, self.evaluations)

@@ -11,9 +11,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from agentrl.config import LoraConfig, RunConfig, WarmStartConfig, load_config, parse_overrides, validate
+from agentrl.config import LoraConfig, RunConfig, WarmStartConfig, load_config, validate
 from agentrl.errors import ConfigError, UnknownNameError
 from agentrl.recipes import describe_recipe, load_recipe, recipe_names
+from agentrl.settings import parse_overrides
 
 SETTINGS: dict[str, st.SearchStrategy[Any]] = {
     "seed": st.integers(0, 2**31),

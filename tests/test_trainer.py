@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from agentrl.config import RunConfig, load_config
 from agentrl.errors import AgentRLError, CheckpointError, ConfigError, TrainingError
 from agentrl.observe import Observer
-from agentrl.store import RunStore
+from agentrl.store import EpisodeRecord, RunStore
 from agentrl.trainer import Trainer, train
 
 SMALL = [
@@ -75,6 +75,32 @@ def test_the_store_holds_every_episode_once_and_the_metrics_agree(finished: RunC
     assert all(steps[step]["reward"] == logged[step]["reward"] for step in steps)
 
 
+def test_the_store_says_what_each_token_was_paid_what_was_asked_and_how_the_run_ended(finished: RunConfig) -> None:
+    with RunStore(finished.folder / "store.sqlite") as store:
+        (run,) = store.runs()
+        assert (run.kind, run.status) == ("train", "finished")
+        trained = list(store.episodes(run.id, phase="train"))
+        groups: dict[tuple[int, str], list[EpisodeRecord]] = {}
+        for episode in trained:
+            groups.setdefault((episode.step, episode.group), []).append(episode)
+        mixed = [members for members in groups.values() if len({member.reward for member in members}) > 1]
+        assert mixed
+        for members in mixed:
+            members.sort(key=lambda member: member.reward)
+            paid = [member.advantages or [] for member in members]
+            assert [[len(turn) for turn in turns] for turns in paid] == [
+                [len(turn.sampled_ids) for turn in member.trajectory.turns] for member in members
+            ]
+            assert (
+                max(value for turn in paid[0] for value in turn) < 0 < min(value for turn in paid[-1] for value in turn)
+            )
+        assert all(episode.advantages is None for episode in store.episodes(run.id, phase="eval/base"))
+        for episode in trained:
+            task, info = store.task(run.id, episode.env_id, episode.task_id), episode.trajectory.info
+            assert task is not None and list(task.opening) == episode.trajectory.opening
+            assert (task.split, task.level, task.gold) == ("train", info["level"], info["gold"])
+
+
 def test_learner_and_engine_agree_on_log_probabilities(finished: RunConfig) -> None:
     """fp32 policy on the CPU: the bound is rounding, not a tolerance for errors."""
     lines = [json.loads(line) for line in (finished.folder / "metrics.jsonl").read_text().splitlines()]
@@ -112,6 +138,8 @@ def test_an_interrupted_run_resumes_to_the_same_weights(finished: RunConfig, tmp
     config = small(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         train(config, observer=_StopAfter(3))
+    with RunStore(config.folder / "store.sqlite") as store:
+        assert store.run(config.name).status == "interrupted"
     train(config, resume=True)
     assert weights(config) == weights(finished)
 
@@ -209,6 +237,15 @@ def test_a_step_without_signal_is_skipped(tmp_path: Path) -> None:
 def test_a_second_run_does_not_overwrite_the_first(finished: RunConfig) -> None:
     with pytest.raises(ConfigError, match="resume it or choose another name"):
         train(finished)
+
+
+def test_a_run_that_fails_says_so_in_the_store(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    config = small(tmp_path, f"model.name={tmp_path / 'empty'}")
+    with pytest.raises(ConfigError):
+        train(config)
+    with RunStore(config.folder / "store.sqlite") as store:
+        assert [run.status for run in store.runs()] == ["failed"]
 
 
 def test_nothing_to_resume(tmp_path: Path) -> None:

@@ -156,7 +156,8 @@ def test_a_branched_episode_is_stepped_from_the_start(agentrl, run: Path) -> Non
 
 def test_a_damaged_record_is_a_difference(agentrl, run: Path) -> None:
     with sqlite3.connect(run / "store.sqlite") as database:
-        database.execute("UPDATE episodes SET record = x'00' WHERE step = 2 AND member = 1 AND phase = 'train'")
+        chosen = "SELECT id FROM episodes WHERE step = 2 AND member = 1 AND phase = 'train'"
+        database.execute(f"UPDATE records SET record = x'00' WHERE episode IN ({chosen})")
     shown = agentrl("replay", str(run), "--phase", "train")
     assert shown.code == 1
     assert shown.out.count("is damaged") == 2  # one in each group of the step
@@ -184,7 +185,7 @@ class FragileEnv(ArithmeticEnv):
 
 def test_an_environment_that_is_not_deterministic_is_found(agentrl, tmp_path: Path) -> None:
     register("tests/Unsteady-v0", UnsteadyEnv)
-    evaluate("oracle", "tests/Unsteady-v0", env_options={"levels": [2]}, episodes=4, out=tmp_path)
+    evaluate("tests/Unsteady-v0", "oracle", overrides=["options.levels=[2]"], tasks=4, out=tmp_path, concurrency=1)
     shown = agentrl("replay", str(tmp_path), "--workers", "1")
     assert shown.code == 1
     assert shown.out.splitlines()[0].endswith("turn 3: reward 4, recorded 0")
@@ -195,7 +196,7 @@ def test_an_environment_that_raises_is_a_difference_and_the_others_go_on(
     agentrl, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     register("tests/Fragile-v0", FragileEnv)
-    evaluate("oracle", "tests/Fragile-v0", env_options={"levels": [2]}, episodes=3, out=tmp_path)
+    evaluate("tests/Fragile-v0", "oracle", overrides=["options.levels=[2]"], tasks=3, out=tmp_path)
     assert agentrl("replay", str(tmp_path)).code == 0
     monkeypatch.setattr(FragileEnv, "fails", True)
     shown = agentrl("replay", str(tmp_path))

@@ -5,47 +5,21 @@ from __future__ import annotations
 import math
 import multiprocessing
 import os
+import random
 import signal
 import sqlite3
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from agentrl.errors import ConfigError, StoreError
-from agentrl.messages import ToolCall, assistant, tool_result, user
-from agentrl.store import PAGE, RunStore
-from agentrl.trajectory import StopReason, ToolCallRecord, Trajectory, Turn
-
-NAN, INF = math.nan, math.inf
-
-
-def episode(task: str = "t", correct: float | None = 1.0, text: str = "x", logprob: float = -0.1) -> Trajectory:
-    call = ToolCall(id="c", name="calculator", arguments='{"a": ')
-    turn = Turn(
-        new_ids=[1, 2],
-        prefix_turn=None,
-        sampled_ids=[3, 4, 5],
-        logprobs=[logprob, -0.0, 5e-324],
-        message=assistant(text, (call,)),
-        observation=[tool_result(text, "c"), user("\x1b[31m\u202e")],
-        reward=0.25,
-        tool_calls=[ToolCallRecord("calculator", '{"a": ', "no", "invalid_arguments", 0.1, 0.2)],
-        timings={"generate": 1.5},
-    )
-    metrics = {} if correct is None else {"correct": correct}
-    return Trajectory(task, "env", seed=3, opening=[user("q")], turns=[turn], metrics=metrics, seconds=2.0)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[RunStore]:
-    with RunStore(tmp_path / "store.sqlite") as opened:
-        yield opened
+from agentrl.store import PAGE, EpisodeQuery, RunStore
+from agentrl.store.codec import SHOWN
+from agentrl.trajectory import StopReason
+from tests.store.episodes import INF, NAN, episode
 
 
 def test_a_run_of_the_same_name_continues_with_the_new_configuration(store: RunStore) -> None:
@@ -74,25 +48,24 @@ def test_logging_a_step_again_replaces_names_and_keeps_others(store: RunStore) -
     assert store.metrics(run, "train") == [(1, {"loss": 3.0, "reward": 2.0})]
 
 
-@given(
-    st.floats(allow_nan=True, allow_infinity=True),
-    st.text(st.characters(exclude_categories=["Cs"])),
-    st.sampled_from(StopReason),
-)
-def test_an_episode_comes_back_bit_for_bit(
-    tmp_path_factory: pytest.TempPathFactory, logprob: float, text: str, reason: StopReason
-) -> None:
-    wrote = episode(text=text, logprob=logprob)
-    wrote.stop_reason = reason
-    wrote.turns[0].reward = logprob
-    with RunStore(tmp_path_factory.mktemp("s") / "store.sqlite") as store:
-        run = store.begin_run("a", "")
-        store.add_episode(run, "train", 1, "g", 0, wrote)
-        (read,) = store.episodes(run)
+ODD_TEXT = "\x00 \x1b[2J \u202e \U0001f600 {{ 7 * 7 }} '; DROP TABLE episodes; --"
+
+
+@pytest.mark.parametrize("number", [NAN, INF, -INF, -0.0, 5e-324, 0.1])
+def test_an_episode_comes_back_bit_for_bit(store: RunStore, number: float) -> None:
+    wrote = episode(task=ODD_TEXT, text=ODD_TEXT, logprob=number)
+    wrote.turns[0].reward = wrote.seconds = number
+    wrote.turns[0].sampled_ids[0] = 2**31 + 5
+    wrote.env_id = wrote.error = wrote.info["answer"] = ODD_TEXT
+    run = store.begin_run("a", "")
+    store.add_episode(run, "train", 1, "g", 0, wrote)
+    (read,) = store.episodes(run)
     assert read.trajectory.to_json() == wrote.to_json()
     assert repr(read.trajectory) == repr(wrote)  # equality would be false for not-a-number
     assert repr(read.reward) == repr(wrote.reward)
-    assert read.stop_reason is reason
+    assert read.seconds == pytest.approx(wrote.seconds, abs=0, nan_ok=True)  # SQLite drops the sign of a zero
+    assert read.task_id == read.env_id == read.answer == read.error == ODD_TEXT.replace("\x00", "\ufffd")
+    assert [row.id for row in store.page(EpisodeQuery(run, task_id=ODD_TEXT, text="; DROP"))] == [read.id]
 
 
 def test_columns_say_what_the_record_says(store: RunStore) -> None:
@@ -168,7 +141,7 @@ def test_discard_after_touches_the_named_phases_of_the_run_alone(store: RunStore
 WRITER = """
 import sys
 sys.path.insert(0, sys.argv[2])
-from tests.test_store import episode
+from tests.store.episodes import episode
 from agentrl.store import RunStore
 store = RunStore(sys.argv[1])
 run = store.begin_run("a", "")
@@ -180,39 +153,40 @@ while True:
 """
 
 
-def test_an_episode_survives_kill_nine_as_soon_as_add_returns(tmp_path: Path) -> None:
-    file = tmp_path / "store.sqlite"
-    command = [sys.executable, "-c", WRITER, str(file), str(Path(__file__).parents[1])]
+def test_an_episode_survives_kill_nine_as_soon_as_add_returns(place: str) -> None:
+    command = [sys.executable, "-c", WRITER, place, str(Path(__file__).parents[2])]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
         assert writer.stdout is not None
         acknowledged = [int(writer.stdout.readline()) for _ in range(20)]
         os.kill(writer.pid, signal.SIGKILL)
-    with RunStore(file) as store:
+    with RunStore(place) as store:
         read = list(store.episodes(store.begin_run("a", "")))
     assert [found.member for found in read[:20]] == acknowledged
     assert all(found.trajectory == episode() for found in read)
 
 
-def _write_many(file: Path, worker: int, count: int) -> None:
-    with RunStore(file) as store:
+def _write_many(place: str, worker: int, count: int) -> None:
+    with RunStore(place) as store:
         run = store.begin_run("shared", "")
         for index in range(count):
             store.add_episode(run, "train", index, f"w{worker}", 0, episode())
+            store.add_episode(run, "train", index, "shared", 0, episode(text=f"{worker}"))
             store.log(run, "train", index, {f"w{worker}": float(index)})
 
 
-def test_several_processes_write_at_once_from_the_first_moment_on(tmp_path: Path) -> None:
-    file, workers, count = tmp_path / "store.sqlite", 3, 25
+def test_several_processes_write_at_once_from_the_first_moment_on(place: str) -> None:
+    workers, count = 3, 25
     context = multiprocessing.get_context("spawn")
-    writers = [context.Process(target=_write_many, args=(file, worker, count)) for worker in range(workers)]
+    writers = [context.Process(target=_write_many, args=(place, worker, count)) for worker in range(workers)]
     for writer in writers:
         writer.start()
     for writer in writers:
         writer.join(60)
     assert [writer.exitcode for writer in writers] == [0] * workers
-    with RunStore(file) as store:
+    with RunStore(place) as store:
         (run,) = store.runs()
-        assert len(list(store.episodes(run.id))) == workers * count
+        assert len(list(store.episodes(run.id))) == (workers + 1) * count
+        assert len({found.id for found in store.episodes(run.id)}) == (workers + 1) * count
         assert all(len(metrics) == workers for _, metrics in store.metrics(run.id, "train"))
 
 
@@ -263,7 +237,7 @@ def _text(file: Path) -> None:
     ("prepare", "expected"),
     [
         (_foreign, "another program's database: it holds recipes"),
-        (_newer, "has schema 99; this agentrl reads schema 1"),
+        (_newer, "has schema 99; this agentrl reads schema 2"),
         (_text, "file is not a database"),
         (Path.mkdir, "unable to open database file"),
     ],
@@ -308,7 +282,7 @@ def test_a_damaged_record_names_its_episode(tmp_path: Path) -> None:
         run = store.begin_run("a", "")
         store.add_episode(run, "train", 4, "g", 2, episode())
         with sqlite3.connect(file) as connection:
-            connection.execute("UPDATE episodes SET record = x'00'")
+            connection.execute("UPDATE records SET record = x'00'")
         (read,) = store.episodes(run)
         with pytest.raises(StoreError, match="train step 4 group g member 2 is damaged"):
             _ = read.trajectory
@@ -320,5 +294,15 @@ def test_a_record_is_written_compressed(tmp_path: Path) -> None:
         long = episode(text="observation " * 10_000)
         store.add_episode(run, "train", 1, "g", 0, long)
         (read,) = store.episodes(run)
-        assert len(read.record) < len(long.to_json()) / 20
+        assert len(read.data.record) < len(long.to_json()) / 20
         assert read.trajectory == long
+
+
+def test_an_episode_of_ten_megabytes_comes_back_and_stays_out_of_the_list(store: RunStore) -> None:
+    run = store.begin_run("a", "")
+    long = episode(text=random.Random(0).randbytes(1_250_000).hex())
+    long.info["answer"] = long.error = long.turns[0].message.text
+    store.add_episode(run, "train", 1, "g", 0, long)
+    (row,) = store.page(EpisodeQuery(run))
+    assert len(row.answer or "") == len(row.error or "") == SHOWN
+    assert store.episode(row.id).trajectory == long

@@ -1,0 +1,65 @@
+"""The store of a run's folder: its own `store.sqlite`, or the shared database that its `config.yaml` names.
+
+Invariant: of a shared database, a folder has the one run that its configuration names.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from agentrl.errors import StoreError
+from agentrl.store import RunStore
+from agentrl.store.records import RunRecord
+
+STORE_FILE = "store.sqlite"
+CONFIG_FILE = "config.yaml"
+
+
+def place_of(folder: Path) -> Path | str:
+    """Where the run of this folder is stored; raises `StoreError` if it holds none."""
+    shared = _configured(folder).get("store")
+    if isinstance(shared, str):
+        return shared
+    if not (folder / STORE_FILE).is_file():
+        raise StoreError(f"{str(folder)!r} holds no run: it has no {STORE_FILE}")
+    return folder / STORE_FILE
+
+
+def open_folder(folder: Path) -> RunStore:
+    """The store of this folder's run; raises `StoreError` if there is none."""
+    return RunStore(place_of(folder))
+
+
+def open_place(place: str | Path) -> RunStore:
+    """The store that a person names: a database URL, a store's file, or a run's folder. Raises `StoreError`.
+
+    Nothing is made: a file that is not there is an error.
+    """
+    if "://" in str(place):
+        return RunStore(str(place))
+    path = Path(place)
+    if path.is_dir():
+        return open_folder(path)
+    if not path.is_file():
+        raise StoreError(f"{str(place)!r} does not exist; name a run's folder, a store's file or a database URL")
+    return RunStore(path)
+
+
+def runs_of(folder: Path, store: RunStore) -> list[RunRecord]:
+    """The runs of the folder: all that its own file holds, or its one run in a shared database."""
+    config = _configured(folder)
+    if isinstance(config.get("store"), str):
+        return [store.run(str(config.get("name", "run")))]
+    return store.runs()
+
+
+def _configured(folder: Path) -> dict[str, Any]:
+    """The folder's configuration; empty where there is none that can be read."""
+    try:
+        tree = yaml.safe_load((folder / CONFIG_FILE).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValueError, RecursionError):
+        return {}
+    return tree if isinstance(tree, dict) else {}
