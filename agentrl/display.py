@@ -29,6 +29,8 @@ SHOWN_STEPS = 8
 SPARKLINE_STEPS = 60
 REFRESHES_PER_SECOND = 4
 SPEED_WINDOW = 16  # finished units that the remaining time is reckoned from: the latest ones, as speed changes
+LOG_SECONDS = 30.0  # between two lines of a log about one phase
+_RATES = ((1, "s"), (60, "min"), (3600, "h"))
 _UNITS = {"rollout": "episodes", "update": "micro-batches"}
 _PARTS = ("rollout", "update", "other")
 _BLOCKS = "▁▂▃▄▅▆▇█"
@@ -63,6 +65,12 @@ class PhaseProgress:
     def elapsed(self) -> float:
         """Seconds since the phase began."""
         return self._clock() - self.began
+
+    @property
+    def rate(self) -> float | None:
+        """Units a second, of the latest ones; None where nothing can be said yet."""
+        (start, first), (end, last) = self._marks[0], self._marks[-1]
+        return (last - first) / (end - start) if last > first and end > start else None
 
     @property
     def remaining(self) -> float | None:
@@ -155,6 +163,8 @@ class LiveDisplay(Observer):
             cells.append(ProgressBar(total=phase.total, completed=min(phase.done, phase.total), width=30))
             cells.append(Text(f"{phase.done}/{phase.total}"))
             cells.append(Text(f"{left} left", style="cyan"))
+            if phase.rate:
+                cells.append(Text(_rate(phase.rate), style="dim"))
         cells.append(Text(_values(phase.values), style="dim"))
         row.add_row(*cells)
         return row
@@ -169,22 +179,32 @@ class LiveDisplay(Observer):
 
 
 class LogDisplay(Observer):
-    """One plain line when a phase begins, one a step, and one with the last values of a phase that has no steps."""
+    """One plain line when a phase begins, one a step; of a phase that has no steps one a while, and its last values."""
 
     def __init__(self, console: Console | None = None, clock: Clock = time.monotonic) -> None:
         self._file = console.file if console else sys.stdout
         self._clock = clock
         self._phase: PhaseProgress | None = None
         self._stepped = False
+        self._told = 0.0
 
     def phase(self, name: str, total: int | None = None) -> None:
         self._end_phase()
         self._phase, self._stepped = PhaseProgress(name, total, self._clock), False
+        self._told = self._clock()
         self._write(f"{name} ({total})" if total else name)
 
     def advance(self, count: int = 1, **values: float) -> None:
-        if self._phase:
-            self._phase.advance(count, values)
+        phase = self._phase
+        if phase is None:
+            return
+        phase.advance(count, values)
+        if not self._stepped and phase.total and phase.remaining and self._clock() - self._told >= LOG_SECONDS:
+            self._told = self._clock()
+            speed = f"{_rate(phase.rate or 0.0)}, {duration(phase.remaining)} left"
+            self._write(
+                ", ".join(filter(None, (f"{phase.name}: {phase.done} of {phase.total}", speed, _values(phase.values))))
+            )
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         self._stepped = True
@@ -216,6 +236,12 @@ class LogDisplay(Observer):
         encoding = getattr(self._file, "encoding", None) or "utf-8"
         self._file.write(one_line(line, 1000).encode(encoding, "replace").decode(encoding) + "\n")
         self._file.flush()
+
+
+def _rate(rate: float) -> str:
+    """Units a second, a minute or an hour, whichever is a number to read."""
+    scale, unit = next(((scale, unit) for scale, unit in _RATES if rate * scale >= 1), _RATES[-1])
+    return f"{rate * scale:.3g}/{unit}"
 
 
 def duration(seconds: float) -> str:

@@ -63,8 +63,9 @@ class Step(NamedTuple):
     """A limit ended the episode; the environment judged what there was."""
     info: dict[str, Any]
     """`tool_calls` (list of ToolCallRecord), `parse_error` (bool), `metrics` (dict, filled at the end), `stop_reason`
-    (a StopReason's value, None while the episode goes on), `state_key` (name of the state now reached), and at the end,
-    within a rollout, `judge_seconds` (how long the verdict took)."""
+    (a StopReason's value, None while the episode goes on), `state_key` (name of the state now reached), and at the end
+    `answer` (the final answer's text, None where none was given) and, within a rollout, `judge_seconds` (how long the
+    verdict took)."""
 
 
 class Env(gymnasium.Env[Observation, Any], ABC):
@@ -103,6 +104,13 @@ class Env(gymnasium.Env[Observation, Any], ABC):
         """The task's reference solution in a form that JSON takes; None if there is none. Never shown to the policy."""
         return None
 
+    def fingerprint(self, task: Task) -> Any:
+        """What of a task decides how an answer is judged, the same on every machine; evaluation suites pin it.
+
+        Made of numbers, texts, bytes, mappings, sequences, sets and dataclasses. By default all of `Task.data`.
+        """
+        return task.data
+
     def choose_task(self, seed: int | None, options: Mapping[str, Any] | None) -> Task:
         """Seed the random numbers and give the task that `options` name, else one drawn from `self.split`."""
         gymnasium.Env.reset(self, seed=seed)
@@ -125,7 +133,11 @@ class Env(gymnasium.Env[Observation, Any], ABC):
     # -- what a policy needs ---------------------------------------------------------------------------------------
 
     def tool_schemas(self) -> list[dict[str, Any]]:
-        """The tools on offer, in the OpenAI form; empty for an environment without tools."""
+        """The tools that every episode has, in the OpenAI form; empty for an environment without tools.
+
+        Where a task has tools of its own, `reset` gives all tools of its episode as `info["tools"]`, in the same form:
+        they are what the policy is shown in that episode, and what the record keeps (`Trajectory.info`).
+        """
         return []
 
     def oracle_action(self) -> Message:

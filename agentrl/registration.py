@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from importlib import import_module
 from importlib.metadata import entry_points
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import gymnasium
@@ -20,7 +21,7 @@ from gymnasium.envs.registration import load_env_creator, registry
 
 from agentrl.errors import ConfigError, UnknownNameError
 from agentrl.registry import nearest
-from agentrl.signature import checked_options
+from agentrl.signature import checked_options, constructor_parameters
 
 if TYPE_CHECKING:
     from agentrl.env import Env
@@ -82,14 +83,25 @@ def make(env_id: str, **kwargs: Any) -> Env:
     from agentrl.env import ensure_env  # env.py re-exports this module
 
     spec = _spec(env_id)
-    entry_point = spec.entry_point
-    try:
-        creator = load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"environment {env_id!r} ({entry_point}) cannot be imported: {_one_line(error)}") from error
+    creator = _creator(env_id, spec.entry_point)
     if isinstance(creator, type):
         kwargs = checked_options(f"environment {env_id!r}", creator, kwargs)
     return ensure_env(gymnasium.make(spec, **kwargs))
+
+
+def takes_option(env_id: str, option: str) -> bool:
+    """Whether an environment's constructor has that keyword argument. Raises `ConfigError`, as `make` does."""
+    creator = _creator(env_id, _spec(env_id).entry_point)
+    if isinstance(creator, type):
+        return option in (constructor_parameters(f"environment {env_id!r}", creator) or {})
+    return option in signature(creator).parameters
+
+
+def _creator(env_id: str, entry_point: Any) -> Any:
+    try:
+        return load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"environment {env_id!r} ({entry_point}) cannot be imported: {_one_line(error)}") from error
 
 
 def _spec(env_id: str) -> Any:

@@ -55,9 +55,19 @@ class RolloutLimits:
     max_turns: int = 8
     max_turn_tokens: int = 256
     """Tokens sampled in one turn."""
+    max_tokens: int | None = None
+    """Tokens sampled in the whole episode; at an endpoint without token ids, as it counts them."""
     max_context: int = 4096
-    """Context + completion, tokens; the engine's own limit applies too."""
+    """Context + completion, tokens; the engine's own limit applies too. Without token ids: of what was counted so far,
+    so that an observation can still exceed it."""
+    tool_calls: int | None = None
+    """Tool calls executed in the whole episode; calls that are malformed or name no tool are not. A message that calls
+    more tools than are left ends the episode: its first calls are executed, the others not, and the environment judges
+    what there is. A policy that has used them up may therefore still answer."""
     temperature: float = 1.0
+    top_p: float = 1.0
+    """Mass of the nucleus that is sampled from (`Sampling.top_p`). Not for training: the importance ratios of a
+    truncated distribution are biased, so `RolloutConfig` has no such key."""
     concurrency: int = 64
     """Episodes in flight."""
     decoding: int | Literal["auto"] | None = None

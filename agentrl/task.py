@@ -114,6 +114,8 @@ class Verdict:
     """Added to the last turn's reward."""
     metrics: dict[str, float] = field(default_factory=dict)
     """What is worth reporting beside it. `correct`, and every name that begins so, is 0.0 or 1.0."""
+    answer: str | None = None
+    """The final answer's text; None where none was given. `ToolEnv` fills it in."""
 
 
 @dataclass(slots=True)

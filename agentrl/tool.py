@@ -35,7 +35,8 @@ from agentrl.trajectory import ToolCallRecord
 if TYPE_CHECKING:
     from agentrl.task import Episode
 
-_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+TOOL_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
+"""What endpoints take as a tool's name."""
 _LIMITS = ("timeout", "max_output", "concurrency")
 
 
@@ -266,7 +267,7 @@ def resolve_tool(source: str | Tool | type[Tool | Toolset] | Callable[..., Any],
 
 
 def _check_name(what: str, name: object) -> None:
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
+    if not isinstance(name, str) or not TOOL_NAME.fullmatch(name):
         raise ConfigError(f"{what}: name={name!r} must be 1 to 64 letters, digits, '_' or '-'")
 
 

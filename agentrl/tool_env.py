@@ -36,6 +36,9 @@ from agentrl.trajectory import StopReason, ToolCallRecord
 
 __all__ = ["Episode", "ToolEnv", "Verdict"]
 
+ToolSource = str | Tool | type[Tool | Toolset] | Callable[..., Any]
+"""A tool, a class of tools or of toolsets, a function, or a registered name."""
+
 _log = logging.getLogger(__name__)
 _INVALID = frozenset({"unknown_tool", "invalid_arguments", "parse"})
 """Errors of the call itself, as opposed to those of the tool."""
@@ -52,7 +55,7 @@ class _Snapshot:
 class ToolEnv(AsyncEnv):
     """An environment of tools. Subclasses set `tools` and implement `tasks` and `judge`."""
 
-    tools: ClassVar[Sequence[str | Tool | type[Tool | Toolset] | Callable[..., Any]]] = ()
+    tools: ClassVar[Sequence[ToolSource]] = ()
     """Names, tools, classes of tools or of toolsets, functions."""
     metadata = {"render_modes": ["ansi"], "render_fps": 1}  # noqa: RUF012 - Gymnasium declares it for instances
 
@@ -123,6 +126,13 @@ class ToolEnv(AsyncEnv):
         """
         return {}
 
+    def task_tools(self, task: Task) -> Sequence[ToolSource]:
+        """Tools that an episode of `task` has beside the environment's: those of no other task, made from its data.
+
+        Their names must differ from the others'.
+        """
+        return ()
+
     # -- the environment ---------------------------------------------------------------------------------------------
 
     @property
@@ -141,18 +151,21 @@ class ToolEnv(AsyncEnv):
         await self._close_sessions()
         task = self.choose_task(seed, options)
         own_seed = int(self.np_random.integers(2**63 - 1)) if seed is None else seed
-        episode = Episode(task, own_seed, messages=list(task.messages), tools=dict(self._tools))
+        episode = Episode(task, own_seed, messages=list(task.messages), tools=self._offered(task))
         given = self.episode_tool_options(task)
-        episode.tool_options = {name: dict(options) for name, options in given.items() if name in self._tools}
+        episode.tool_options = {name: dict(options) for name, options in given.items() if name in episode.tools}
         self._episode = None
         await self._open_sessions(episode)
         self._episode = episode
-        return task.messages, {"task": self._record(task), "state_key": self.state_key(episode)}
+        info: dict[str, Any] = {"task": self._record(task), "state_key": self.state_key(episode)}
+        if episode.tools.keys() != self._tools.keys():
+            info["tools"] = [tool.schema() for tool in episode.tools.values()]
+        return task.messages, info
 
     async def astep(self, action: Action) -> Step:
         episode = self._running()
         try:
-            message = _parsed(as_message(action))
+            message = with_calls(as_message(action))
             episode.messages.append(message)
             if not message.tool_calls:
                 episode.tool_calls.append([])
@@ -192,7 +205,7 @@ class ToolEnv(AsyncEnv):
 
     async def asnapshot(self) -> Any:
         episode = self._running()
-        sessions = {name: await tool.snapshot() for name, tool in self._tools.items()}
+        sessions = {name: await tool.snapshot() for name, tool in episode.tools.items()}
         return _Snapshot(_copied(episode), sessions, copy.deepcopy(self.np_random.bit_generator.state))
 
     async def arestore(self, state: Any) -> None:
@@ -200,17 +213,17 @@ class ToolEnv(AsyncEnv):
             raise EnvError(f"not a snapshot of {type(self).__name__}: {type(state).__name__}")
         await self._close_sessions()
         episode = _copied(state.episode)
-        episode.tools = dict(self._tools)
+        episode.tools = self._offered(episode.task)
         self._episode = None
         await self._open_sessions(episode)
         for name, session in state.sessions.items():
-            await self._tools[name].restore(session)
+            await episode.tools[name].restore(session)
         self.np_random.bit_generator.state = state.random_state
         self._episode = episode
 
     # -- within --------------------------------------------------------------------------------------------------------
 
-    def _chosen(self, names: Sequence[str]) -> list[str | Tool | type[Tool | Toolset] | Callable[..., Any]]:
+    def _chosen(self, names: Sequence[str]) -> list[ToolSource]:
         """The class's own tools of these names, which may be in no registry, and registered ones."""
         own = {_tool_name(source): source for source in type(self).tools}
         return [own.get(name, name) for name in names]
@@ -227,6 +240,15 @@ class ToolEnv(AsyncEnv):
             raise ConfigError(f"tool_options: {next(iter(options))!r} is no tool here; {valid}")
         return tools
 
+    def _offered(self, task: Task) -> dict[str, Tool]:
+        """The tools of an episode."""
+        offered = dict(self._tools)
+        for made in (made for source in self.task_tools(task) for made in resolve_tools(source)):
+            if made.name in offered:
+                raise EnvError(f"task {task.id!r}: there are two tools named {made.name!r}")
+            offered[made.name] = made
+        return offered
+
     def _running(self) -> Episode:
         episode = self.episode
         if episode.stop_reason is not None:
@@ -240,7 +262,7 @@ class ToolEnv(AsyncEnv):
 
     async def _call(self, episode: Episode, message: Message) -> tuple[Observation, list[ToolCallRecord]]:
         executed = message.tool_calls[: self.max_calls]
-        answers = await asyncio.gather(*(call_tool(self._tools, call) for call in executed))
+        answers = await asyncio.gather(*(call_tool(episode.tools, call) for call in executed))
         for call in message.tool_calls[self.max_calls :]:
             text = f"Error: not executed; at most {self.max_calls} calls a message"
             answers.append((ToolResult(text, "failed"), ToolCallRecord(call.name, call.arguments, text, "failed")))
@@ -258,7 +280,7 @@ class ToolEnv(AsyncEnv):
         total = reward + verdict.reward
         episode.rewards.append(reward)
         terminated = reason is StopReason.TERMINATED
-        info = self._info(episode, dict(verdict.metrics))
+        info = self._info(episode, dict(verdict.metrics)) | {"answer": verdict.answer}
         if current_episode() is not None:  # elsewhere the same actions give the same info, as Gymnasium wants it
             info["judge_seconds"] = seconds
         return Step(observation, total, terminated, not terminated, info)
@@ -267,7 +289,8 @@ class ToolEnv(AsyncEnv):
         episode.stop_reason = reason
         try:
             verdict = self.judge(episode)
-            return await verdict if inspect.isawaitable(verdict) else verdict
+            judged = await verdict if inspect.isawaitable(verdict) else verdict
+            return judged if judged.answer is not None else replace(judged, answer=episode.answer or None)
         finally:
             await self._close_sessions()
 
@@ -282,7 +305,7 @@ class ToolEnv(AsyncEnv):
         }
 
     async def _open_sessions(self, episode: Episode) -> None:
-        for tool in self._tools.values():
+        for tool in episode.tools.values():
             self._open.append(tool)  # before it is opened: a session half open is closed, too
             try:
                 await tool.open(episode)
@@ -301,11 +324,11 @@ class ToolEnv(AsyncEnv):
                 _log.warning("tool %r could not be closed", tool.name, exc_info=True)
 
 
-def _tool_name(source: str | Tool | type[Tool | Toolset] | Callable[..., Any]) -> str:
+def _tool_name(source: ToolSource) -> str:
     return source if isinstance(source, str) else getattr(source, "name", getattr(source, "__name__", ""))
 
 
-def _parsed(message: Message) -> Message:
+def with_calls(message: Message) -> Message:
     """The message with the tool calls that stand in its text in Hermes tags."""
     if message.tool_calls or "<tool_call>" not in message.text:
         return message

@@ -26,6 +26,8 @@ class StopReason(StrEnum):
     TERMINATED = "terminated"
     MAX_TURNS = "max_turns"
     MAX_TOKENS = "max_tokens"
+    TOKEN_BUDGET = "token_budget"
+    CALL_BUDGET = "call_budget"
     INVALID_CALLS = "invalid_calls"
     TIMEOUT = "timeout"
     ENV_ERROR = "env_error"
@@ -44,11 +46,18 @@ class StopReason(StrEnum):
         """True if the episode has no verdict: it is kept as data and leaves every statistic (field rulings, B1)."""
         return self in _ABORTED
 
+    @property
+    def cut(self) -> bool:
+        """True if a limit ended it and not the environment: truncated, not terminated."""
+        return self in _CUT
+
 
 _MEANING = {
     StopReason.TERMINATED: "the environment ended the episode with a verdict",
     StopReason.MAX_TURNS: "the turn limit was reached; the environment judged what there was",
     StopReason.MAX_TOKENS: "the context limit was reached; the environment judged what there was",
+    StopReason.TOKEN_BUDGET: "all tokens of the episode were sampled; the environment judged what there was",
+    StopReason.CALL_BUDGET: "a message called more tools than were left; the environment judged what there was",
     StopReason.INVALID_CALLS: "too many malformed tool calls in a row; the environment judged what there was",
     StopReason.TIMEOUT: "a deadline passed; aborted",
     StopReason.ENV_ERROR: "the environment raised; aborted",
@@ -57,12 +66,20 @@ _MEANING = {
     StopReason.NO_SIGNAL: "its group could carry no signal any more and was stopped early; aborted",
     StopReason.STALE: "it was under way, or sampled by too old weights, when the weights were replaced; aborted",
 }
+_CUT = frozenset(
+    {StopReason.MAX_TURNS, StopReason.MAX_TOKENS, StopReason.TOKEN_BUDGET, StopReason.CALL_BUDGET}
+)  # fmt: skip
 _ABORTED = frozenset(
     {
         *(StopReason.TIMEOUT, StopReason.ENV_ERROR, StopReason.ENGINE_ERROR),
         *(StopReason.CANCELLED, StopReason.NO_SIGNAL, StopReason.STALE),
     }
 )
+
+
+OWN_INFO = frozenset({"answer", "tools", "usage", "token_entropy"})
+"""Keys of `Trajectory.info` that are ours: an environment's record of its task has none of them (its `answer` would be
+read as the policy's)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,7 +196,10 @@ class Trajectory:
     """Seconds by stage that belong to no turn (reset, last judgement, teardown); `agentrl.account` sums all of them."""
     branch: Branch | None = None
     info: dict[str, Any] = field(default_factory=dict)
-    """JSON-able extras: the environment's own record of the task (level, gold answer)."""
+    """JSON-able extras: the environment's own record of the task (level, gold answer); `tools`, schemas of the tools of
+    this episode where its task has its own; `answer`, the final answer's
+    text where the environment knows it; `usage`, tokens as an endpoint counts them; `token_entropy`, the mean over each
+    turn's tokens where the engine records it (nats, None for a turn without tokens)."""
 
     @property
     def reward(self) -> float:
@@ -199,6 +219,32 @@ class Trajectory:
     def num_policy_tokens(self) -> int:
         """L_i: tokens that the policy sampled, over all turns."""
         return sum(len(turn.sampled_ids) for turn in self.turns)
+
+    @property
+    def prompt_tokens(self) -> int | None:
+        """Tokens that the policy read, all contexts of all turns added up; None where nobody counted."""
+        return self._counted("prompt_tokens", sum(self.context_lengths()))
+
+    @property
+    def completion_tokens(self) -> int | None:
+        """Tokens that the policy sampled, by their ids or as an endpoint counts them; None where nobody counted."""
+        return self._counted("completion_tokens", self.num_policy_tokens)
+
+    def _counted(self, key: str, by_ids: int) -> int | None:
+        """An endpoint's count, else that of the ids; an episode without a turn has cost nothing."""
+        if "usage" in self.info:
+            return int(self.info["usage"][key])
+        return by_ids if by_ids or not self.turns else None
+
+    def context_lengths(self) -> list[int]:
+        """Length of the context of each turn, tokens."""
+        lengths: list[int] = []
+        for turn in self.turns:
+            before = 0
+            if turn.prefix_turn is not None:
+                before = lengths[turn.prefix_turn] + len(self.turns[turn.prefix_turn].sampled_ids)
+            lengths.append(before + len(turn.new_ids))
+        return lengths
 
     @property
     def num_forks(self) -> int:

@@ -129,7 +129,7 @@ class ArithmeticEnv(ToolEnv):
             "right_calls": float(right),
             "well_formed_calls": float(sum(record.error is None for record in episode.calls)),
         }
-        return Verdict(float(correct), metrics)
+        return Verdict(float(correct), metrics, answer=given or "")
 
     def _check(self) -> None:
         if not self._levels or not all(1 <= level <= MAX_LEVEL for level in self._levels):

@@ -93,6 +93,10 @@ class ReasoningGymEnv(ToolEnv):
         """The generator's reference answer."""
         return {"answer": task.data["answer"]}
 
+    def fingerprint(self, task: Task) -> dict[str, Any]:
+        """Generator, options and answer; the entry itself is pickled, and not always to the same bytes."""
+        return {"name": self._name, "config": self._configs[task.level], "answer": task.data["answer"]}
+
     def oracle_action(self) -> Message:
         return self._format.write(self.episode.task.data["answer"])
 
@@ -111,7 +115,7 @@ class ReasoningGymEnv(ToolEnv):
                 failed = True
         metrics |= {"correct": float(score >= 1.0), "score": score}
         metrics |= {"unreadable": float(unreadable), "verifier_failed": float(failed)}
-        return Verdict(score, metrics)
+        return Verdict(score, metrics, answer=given or "")
 
     def _cached(self, split: str, size: int) -> GeneratedTasks:
         tasks = generated_tasks(

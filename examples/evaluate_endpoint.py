@@ -1,54 +1,43 @@
-"""Evaluate a model behind any OpenAI-compatible endpoint on an environment with tools.
+"""Evaluate whatever an OpenAI-compatible endpoint serves on a suite of tasks with tools.
 
-    python examples/evaluate_endpoint.py http://127.0.0.1:8000/v1 --episodes 50
-    OPENAI_API_KEY=... python examples/evaluate_endpoint.py https://HOST/v1 --model NAME --env agentrl/SQL-v0
+    python examples/evaluate_endpoint.py http://127.0.0.1:8000/v1
+    OPENAI_API_KEY=... python examples/evaluate_endpoint.py https://HOST/v1 --model NAME --suite core --tasks 50
 
-The endpoint gets messages and tool schemas and gives messages back; no token ids are needed, and nothing is trained.
+A server that gives token ids and whose model is on this disk is asked as a local policy is; any other one gets messages
+and tool schemas and gives messages back. `--suite` is a bundled suite, a YAML file or an environment's id.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 
 import agentrl
-from agentrl.engines.openai import OpenAIEngine
-from agentrl.evaluation.intervals import wilson
-from agentrl.rollout import GroupRequest, RolloutContext, RolloutLimits
-from agentrl.rollouts.independent import IndependentChains
 
 
-async def main() -> None:
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("base_url", help="ends where /chat/completions begins, as a rule in /v1")
+    parser.add_argument("endpoint", help="ends where /chat/completions begins, as a rule in /v1")
     parser.add_argument("--model", help="may be left out where the endpoint serves one model")
-    parser.add_argument("--env", default="agentrl/Arithmetic-v0")
-    parser.add_argument("--episodes", type=int, default=50)
+    parser.add_argument("--suite", default="agentrl/Arithmetic-v0")
+    parser.add_argument("--tasks", type=int, default=20, help="of each entry of the suite")
     parser.add_argument("--concurrency", type=int, default=16)
     arguments = parser.parse_args()
 
-    engine = OpenAIEngine(arguments.base_url, arguments.model, mode="chat", concurrency=arguments.concurrency)
-    tasks = agentrl.make(arguments.env).tasks("test")
-    limits = RolloutLimits(max_turns=8, max_turn_tokens=1024, temperature=1.0, concurrency=arguments.concurrency)
-    rollout = IndependentChains(RolloutContext(engine, None, lambda: agentrl.make(arguments.env), limits))
-    requests = [GroupRequest(f"{n}", tasks[n].id, 1, seed=n) for n in range(min(arguments.episodes, len(tasks)))]
-    await engine.start()
-    correct = judged = 0
-    try:
-        async for group in rollout.run(requests):
-            for episode in group.members:
-                judged += 1
-                correct += episode.metrics.get("correct") == 1.0
-            print(f"\r{judged} of {len(requests)} episodes, {correct} correct", end="", flush=True)
-    finally:
-        await engine.close()
-    share = wilson(correct, judged)
-    print(f"\naccuracy {share.value:.1%} [{share.low:.1%}, {share.high:.1%}], {len(requests) - judged} aborted")
-    print("\n".join(rollout.account().lines()))
+    done = agentrl.evaluate(
+        arguments.suite,
+        arguments.model,
+        tasks=arguments.tasks,
+        samples=1,
+        endpoint=arguments.endpoint,
+        concurrency=arguments.concurrency,
+    )
+    share = done.report.total.accuracy
+    print(f"accuracy {share.value:.1%} [{share.low:.1%}, {share.high:.1%}], {done.missing} episodes missing")
+    print(f"report: {done.folder / 'report.html'}")
 
 
 if __name__ == "__main__":
     try:
-        asyncio.run(main())
+        main()
     except agentrl.AgentRLError as error:
         raise SystemExit(f"error: {error}") from None

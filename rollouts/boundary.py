@@ -43,6 +43,7 @@ class Stage(StrEnum):
     MAKE = "make"
     RESET = "reset"
     STEP = "step"
+    ORACLE = "oracle"
     FINISH = "finish"
     SNAPSHOT = "snapshot"
     RESTORE = "restore"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import count
@@ -19,10 +19,11 @@ from agentrl.bridge import in_thread
 from agentrl.chat import ChatRenderer
 from agentrl.engines.base import Completion, FinishReason, Reply, Sampling
 from agentrl.env import Step
-from agentrl.errors import EngineError, EngineRefusal
+from agentrl.errors import ConfigError, EngineError, EngineRefusal
 from agentrl.messages import Message
 from agentrl.rollout import EnvSource
 from agentrl.seeding import derive_seed
+from agentrl.tool_env import with_calls
 from agentrl.trajectory import StopReason, Trajectory, Turn
 
 from .boundary import Aborted, Deadline, Health, Limit, Overdue, Stage, abandon, as_data, bounded
@@ -41,6 +42,8 @@ LONG_TEXT = 20_000
 """Characters from which on tokenising leaves the event loop: about 10 ms of work there."""
 LONG_TURN = 5_000
 """Sampled ids from which on reading them leaves the event loop."""
+NOT_EXECUTED = frozenset({"parse", "unknown_tool", "invalid_arguments"})
+"""Errors of calls that no tool ran for."""
 
 
 @dataclass(slots=True)
@@ -64,8 +67,14 @@ class Episode:
     _began: float = field(init=False)
     _spent: dict[str, float] = field(init=False, default_factory=dict)
     """Seconds by stage that belong to the turn under way, in the end to the episode."""
+    _counted: int = field(init=False, default=0)
+    """Tokens of the last turn and its context, as an endpoint without ids counts them."""
     _characters: int = field(init=False, default=0)
     """Length of the conversation so far."""
+    _tools: list[dict[str, Any]] | None = field(init=False, default=None)
+    """The tools of this episode, where its task has its own."""
+    _own: ChatRenderer | None = field(init=False, default=None)
+    """The renderer for them."""
 
     def __post_init__(self) -> None:
         job = self.job
@@ -108,13 +117,14 @@ class Episode:
         with self._timed("branch"):
             state = await self.slot.snapshot(self.deadline)
         record = copied(self.trajectory, self.job.member)
-        return BranchPoint(record, list(self._context), state, self._state_key, self._characters)
+        return BranchPoint(record, list(self._context), state, self._state_key, self._characters, self._tools)
 
     def _abort(self, aborted: Aborted) -> None:
         """Record that the episode has no verdict."""
         job, record = self.job, self.trajectory
         record.stop_reason, record.error = aborted.reason, str(aborted)
-        say = _log.info if self._stopped else _log.warning
+        told = self._stopped is not None or aborted.reason is StopReason.CANCELLED
+        say = _log.info if told else _log.warning
         where = (job.member, job.request.task_id, job.request.group_id)
         say("episode %d of task %s (group %s) aborted, %s: %s", *where, aborted.reason, aborted)
 
@@ -124,15 +134,17 @@ class Episode:
         record, limits = self.trajectory, self.services.limits
         await (self._begin() if self.job.origin is None else self._resume(self.job.origin))
         while True:
-            budget = min(limits.max_turn_tokens, self._context_limit() - len(self._context))
-            if budget < 1:
-                return await self._finish(StopReason.MAX_TOKENS)
-            step = await self._turn(budget)
+            left, room = self._tokens_left(), self._context_limit() - self._context_length
+            if min(left, room) < 1:
+                return await self._finish(StopReason.MAX_TOKENS if room < 1 else StopReason.TOKEN_BUDGET)
+            step, whole = await self._turn(min(limits.max_turn_tokens, left, room))
             if step.terminated or step.truncated:
                 ending = StopReason.TERMINATED if step.terminated else StopReason.MAX_TURNS
                 record.stop_reason = StopReason(step.info.get("stop_reason") or ending)
                 record.metrics = dict(step.info.get("metrics") or {})
-                return
+                return self._note_answer(step.info)
+            if not whole:
+                return await self._finish(StopReason.CALL_BUDGET)
             if len(record.turns) >= limits.max_turns:
                 return await self._finish(StopReason.MAX_TURNS)
             await self._extend(step)
@@ -146,6 +158,9 @@ class Episode:
             opening = await self.slot.reset(self.job.request.task_id, self.job.seed, self.deadline)
         record.opening, record.info, record.env_id = opening.messages, opening.record, opening.env_id
         self._state_key = opening.state_key
+        if opening.tools is not None:
+            record.info["tools"] = opening.tools
+        await self._offer(opening.tools)
         if self._tokens:
             render = self._renderer.opening
             self._context = await self._tokenise(opening.messages, render, opening.messages)
@@ -155,9 +170,16 @@ class Episode:
         with self._timed("branch"):
             self.trajectory.env_id = await self.slot.restore(origin.state, self.deadline)
         self._context, self._state_key, self._characters = list(origin.context), origin.state_key, origin.characters
+        await self._offer(origin.tools)
 
-    async def _turn(self, budget: int) -> Step:
-        """One generation and the environment's answer to it, recorded."""
+    async def _offer(self, tools: list[dict[str, Any]] | None) -> None:
+        """Offer the tools that the task has of its own, if it has any, instead of the environment's."""
+        self._tools = tools
+        if tools is not None and self._tokens:
+            self._own = await self._render(True, self._renderer.for_tools, tools)
+
+    async def _turn(self, budget: int) -> tuple[Step, bool]:
+        """One generation and the environment's answer to it, recorded; False if not all of its calls were executed."""
         turn = await (self._sampled(budget) if self._tokens else self._replied(budget))
         record = self.trajectory
         job = self.job
@@ -166,21 +188,40 @@ class Episode:
         turn.state_key = self._state_key
         record.turns.append(turn)
         began = time_now()
+        message = self._affordable(turn.message)
+        if message is None:
+            self._spent = {}
+            return Step((), 0.0, False, False, {}), False
         with self._timed("env"):
-            step = await self.slot.step(turn.message, self.deadline)
+            step = await self.slot.step(message, self.deadline)
         turn.observation, turn.reward = list(step.observation), step.reward
         turn.tool_calls = list(step.info.get("tool_calls") or ())
         turn.tool_error = any(call.error is not None for call in turn.tool_calls)
         turn.parse_error = bool(step.info.get("parse_error"))
         self._divide(turn, time_now() - began, float(step.info.get("judge_seconds") or 0.0))
         self._spent = {}
-        return step
+        return step, message is turn.message
+
+    def _affordable(self, message: Message) -> Message | None:
+        """What of it the environment gets: the calls that `tool_calls` leaves room for; None for none of them."""
+        limit = self.services.limits.tool_calls
+        if limit is None:
+            return message
+        calls = [call for turn in self.trajectory.turns for call in turn.tool_calls]
+        left = limit - sum(call.error not in NOT_EXECUTED for call in calls)
+        asked = with_calls(message).tool_calls
+        if len(asked) <= left:
+            return message
+        return message.model_copy(update={"tool_calls": asked[:left]}) if left > 0 else None
 
     async def _sampled(self, budget: int) -> Turn:
         """A turn of an engine that gives token ids."""
         completion = await self._generate(budget)
         message = await self._render(len(completion.ids) > LONG_TURN, self._renderer.parse, completion.ids)
         prefix_turn, new_ids = self.trajectory.locate(self._context)
+        if (entropies := completion.entropies) is not None:
+            means = self.trajectory.info.setdefault("token_entropy", [])
+            means.append(sum(entropies) / len(entropies) if entropies else None)
         return Turn(
             new_ids=new_ids,
             prefix_turn=prefix_turn,
@@ -196,10 +237,8 @@ class Episode:
 
     async def _replied(self, budget: int) -> Turn:
         """A turn of an engine that gives text: no ids, no log-probabilities, of no use for training."""
-        reply = await self._reply(budget)
-        usage = self.trajectory.info.setdefault("usage", {"prompt_tokens": 0, "completion_tokens": 0})
-        usage["prompt_tokens"] += reply.prompt_tokens
-        usage["completion_tokens"] += reply.completion_tokens
+        reply = await (self._acted() if self.services.context.engine.capabilities.oracle else self._reply(budget))
+        self._count(reply)
         earlier = len(self.trajectory.turns)
         return Turn(
             new_ids=[],
@@ -210,6 +249,25 @@ class Episode:
             truncated=reply.finish_reason is FinishReason.LENGTH,
             timings=self._spent,
         )
+
+    def _count(self, reply: Reply) -> None:
+        """Add up tokens as the endpoint counts them; `usage` is there as long as it counts all of them."""
+        prompt, completion, info = reply.prompt_tokens, reply.completion_tokens, self.trajectory.info
+        if prompt is None or completion is None:
+            if self.services.limits.max_tokens is not None:
+                raise ConfigError("max_tokens: the endpoint does not say how many tokens it samples (usage)")
+            info.pop("usage", None)
+            return
+        if "usage" in info or not self.trajectory.turns:
+            usage = info.setdefault("usage", {"prompt_tokens": 0, "completion_tokens": 0})
+            usage["prompt_tokens"] += prompt
+            usage["completion_tokens"] += completion
+        self._counted = prompt + completion
+
+    async def _acted(self) -> Reply:
+        """The message of the environment's own oracle."""
+        with self._timed("env"):
+            return Reply(await self.slot.oracle_action(self.deadline), FinishReason.STOP)
 
     async def _extend(self, step: Step) -> None:
         """The context of the next turn."""
@@ -230,6 +288,12 @@ class Episode:
             turns[-1].reward += verdict.reward
         self.trajectory.metrics = dict(verdict.metrics)
         self.trajectory.stop_reason = reason
+        self._note_answer({"answer": verdict.answer})
+
+    def _note_answer(self, info: Mapping[str, Any]) -> None:
+        """Record the final answer where the environment knows it."""
+        if isinstance(answer := info.get("answer"), str):
+            self.trajectory.info["answer"] = answer
 
     # -- the engine ----------------------------------------------------------------------------------------------------
 
@@ -240,12 +304,13 @@ class Episode:
     @property
     def _renderer(self) -> ChatRenderer:
         assert self.source.renderer is not None  # checked at the start where the engine takes ids
-        return self.source.renderer
+        return self._own or self.source.renderer
 
     def _sampling(self, budget: int) -> Sampling:
         return Sampling(
             max_tokens=budget,
             temperature=self.services.limits.temperature,
+            top_p=self.services.limits.top_p,
             seed=derive_seed(self.job.sampling_seed, "turn", len(self.trajectory.turns)),
             stop_ids=self._renderer.stop_ids if self._tokens else (),
         )
@@ -267,7 +332,8 @@ class Episode:
 
     async def _reply(self, budget: int) -> Reply:
         engine, sampling, session = self.services.context.engine, self._sampling(budget), self.job.session
-        messages, tools, began = self.trajectory.messages, self.slot.tool_schemas(), time_now()
+        tools = self.slot.tool_schemas() if self._tools is None else self._tools
+        messages, began = self.trajectory.messages, time_now()
         reply, waited = await self._with_retries(
             lambda: engine.reply(messages, tools, sampling, session=session), began
         )
@@ -332,6 +398,18 @@ class Episode:
         abandon(task, f"session {self.job.session}")
 
     # -- tokens --------------------------------------------------------------------------------------------------------
+
+    @property
+    def _context_length(self) -> int:
+        """Tokens of the next turn's context; without ids, what the endpoint has counted of it."""
+        return len(self._context) if self._tokens else self._counted
+
+    def _tokens_left(self) -> int:
+        """Tokens that the episode may still sample."""
+        limit = self.services.limits.max_tokens
+        if limit is None:
+            return self.services.limits.max_turn_tokens
+        return limit - (self.trajectory.completion_tokens or 0)
 
     def _context_limit(self) -> int:
         own = self.services.context.engine.capabilities.max_context

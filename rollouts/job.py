@@ -27,6 +27,8 @@ class BranchPoint:
     state_key: str | None
     characters: int
     """Length of the conversation."""
+    tools: list[dict[str, Any]] | None = None
+    """The tools of the episode, where its task has its own."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -141,10 +141,15 @@ class Services:
 
 
 def _check_limits(limits: RolloutLimits) -> None:
-    for key in ("max_turns", "max_turn_tokens", "max_context", "concurrency", "decoding", "tools", "sandboxes"):
+    counts = ("max_turns", "max_turn_tokens", "max_tokens", "max_context", "concurrency", "decoding", "tools")
+    for key in (*counts, "sandboxes"):
         value = getattr(limits, key)
         if value is not None and value != "auto" and value < 1:
             raise ConfigError(f"rollout.{key}={value!r} must be at least 1")
+    if limits.tool_calls is not None and limits.tool_calls < 0:
+        raise ConfigError(f"rollout.tool_calls={limits.tool_calls!r} must be 0 or more")
+    if not 0 < limits.top_p <= 1:
+        raise ConfigError(f"rollout.top_p={limits.top_p!r} must be above 0 and at most 1")
     for key in ("episode_seconds", "step_seconds", "reset_seconds", "generate_seconds"):
         value = getattr(limits, key)
         if value is not None and not value > 0:
@@ -170,6 +175,8 @@ def _check_engine(context: RolloutContext) -> None:
                 f"rollout.{key}={value!r}: the engine decodes in lockstep, so it would wait for the episodes that wait "
                 "for this limit; switch lockstep off (engine.options.deterministic=false)"
             )
+    if limits.top_p < 1 and not can.top_p:
+        raise ConfigError(f"top_p={limits.top_p:g}: engine {type(context.engine).__name__} cannot sample a nucleus")
     sources = [context.source(name) for name in ("", *context.envs)]
     if can.tokens and any(source.renderer is None for source in sources):
         raise ConfigError(f"engine {type(context.engine).__name__} takes token ids: every environment needs a renderer")

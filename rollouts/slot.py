@@ -18,10 +18,10 @@ import gymnasium
 
 from agentrl.bridge import in_thread
 from agentrl.env import Env, Step, Verdict, ensure_env
-from agentrl.errors import EnvError
+from agentrl.errors import ConfigError, EnvError
 from agentrl.messages import Message
 from agentrl.throttle import waited
-from agentrl.trajectory import StopReason
+from agentrl.trajectory import OWN_INFO, StopReason
 
 from .boundary import Aborted, Deadline, Health, Limit, Overdue, Stage, StageLimits, abandon, as_data, bounded
 
@@ -38,6 +38,8 @@ class Opening(NamedTuple):
     """The environment's own record of the task."""
     state_key: str | None
     env_id: str
+    tools: list[dict[str, Any]] | None
+    """The tools of this episode, where its task has its own."""
 
 
 class EnvSlot:
@@ -58,15 +60,16 @@ class EnvSlot:
         async def call(env: Env) -> Opening:
             messages, info = await env.areset(seed=seed, options={"task": task_id})
             record = info.get("task")
-            env_id = env.spec.id if env.spec else ""
-            return Opening(list(messages), dict(record) if isinstance(record, Mapping) else {}, _key(info), env_id)
+            own = record if isinstance(record, Mapping) else {}
+            task = {key: value for key, value in own.items() if key not in OWN_INFO}
+            return Opening(list(messages), task, _key(info), env.spec.id if env.spec else "", info.get("tools"))
 
         if self._env is None:
             await self._make(deadline)
         return await self._call(Stage.RESET, call, deadline, self._limits.reset)
 
     def tool_schemas(self) -> list[dict[str, Any]]:
-        """The tools on offer, in the OpenAI form; after a reset."""
+        """The tools that every episode has, in the OpenAI form; after a reset."""
         return [] if self._env is None else self._env.tool_schemas()
 
     async def snapshot(self, deadline: Deadline) -> Any:
@@ -105,6 +108,17 @@ class EnvSlot:
             return Step(tuple(observation), float(reward), bool(terminated), bool(truncated), info)
 
         return await self._call(Stage.STEP, call, deadline)
+
+    async def oracle_action(self, deadline: Deadline) -> Message:
+        """The environment's own next message; raises `ConfigError` if it has no oracle."""
+
+        async def call(env: Env) -> Message:
+            try:
+                return env.oracle_action()
+            except NotImplementedError:
+                raise ConfigError(f"{_name(env)} has no oracle (oracle_action)") from None
+
+        return await self._call(Stage.ORACLE, call, deadline)
 
     async def finish(self, reason: StopReason, deadline: Deadline) -> Verdict:
         """End the episode at a limit of the rollout's: the environment judges what there is."""

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from agentrl.display import LiveDisplay, LogDisplay, PhaseProgress, duration, make_display
+from agentrl.display import LiveDisplay, LogDisplay, PhaseProgress, _rate, duration, make_display
 from agentrl.observe import Observer
 
 METRICS = {
@@ -242,3 +242,30 @@ def _read(descriptor: int) -> bytes:
         return os.read(descriptor, 65536)
     except OSError:  # the other side is gone
         return b""
+
+
+def test_a_log_says_now_and_then_how_far_a_long_phase_is() -> None:
+    out, clock = io.StringIO(), Clock()
+    display = LogDisplay(Console(file=out), clock)
+    display.phase("evaluate core", 200)
+    for _ in range(100):
+        clock.now += 1.0
+        display.advance(1, accuracy=0.5)
+    lines = out.getvalue().splitlines()
+    assert lines[0] == "evaluate core (200)"
+    assert lines[1:] == [
+        f"evaluate core: {done} of 200, 1/s, {left} left, accuracy 50.0%"
+        for done, left in ((30, "2m 50s"), (60, "2m 20s"), (90, "1m 50s"))
+    ]
+
+
+@pytest.mark.parametrize(("seconds", "said"), [(0.1, "10/s"), (4.0, "15/min"), (3600.0, "1/h")])
+def test_the_rate_has_a_unit_to_read(seconds: float, said: str) -> None:
+    clock = Clock()
+    progress = PhaseProgress("evaluate", 10, clock)
+    assert progress.rate is None
+    for _ in range(3):
+        clock.now += seconds
+        progress.advance(1, {})
+    assert progress.rate == pytest.approx(1 / seconds)
+    assert _rate(progress.rate) == said

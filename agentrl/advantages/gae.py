@@ -20,15 +20,11 @@ from numpy.typing import NDArray
 from agentrl.advantages.base import Array, Credit, Stage, Transform, TurnTable
 from agentrl.errors import ConfigError, TrainingError
 from agentrl.registry import advantages
-from agentrl.trajectory import StopReason
 
 VALUES = "values"
 """The critic's value of the state before each policy token."""
 VALUES_AFTER = "values_after"
 """The critic's value of the state after the last policy token, one number a trajectory."""
-
-CUT = frozenset({StopReason.MAX_TURNS, StopReason.MAX_TOKENS})
-"""Ends of an episode that a limit made, not the environment: truncated, not terminated."""
 
 
 def discount(key: str, value: float) -> float:
@@ -106,7 +102,7 @@ class GeneralisedAdvantage(_WithCritic):
     def _after(self, table: TurnTable) -> float:
         if table.record is None:
             raise TrainingError(f"gae with bootstrap needs the episode's record (task {table.task_id!r})")
-        return float(table.column(VALUES_AFTER)) if table.record.stop_reason in CUT else 0.0
+        return float(table.column(VALUES_AFTER)) if table.record.stop_reason.cut else 0.0
 
 
 @advantages.register("turn_gae")

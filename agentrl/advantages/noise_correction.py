@@ -22,7 +22,6 @@ from agentrl.advantages.statistics import GroupStatistic, mean_and_std
 from agentrl.components import one_of
 from agentrl.errors import ConfigError, TrainingError
 from agentrl.registry import advantages
-from agentrl.trajectory import StopReason
 
 MAX_RATE = 0.5
 """Largest rho1 that appeals may estimate."""
@@ -42,7 +41,7 @@ def estimated_rate(positives: int, overturned: int, share: float) -> float:
 
 def is_certain_negative(table: TurnTable, who: str) -> bool:
     """Rejected because it was cut off and holds no answer: there was nothing the verifier could have misjudged."""
-    stopped = table.record is not None and table.record.stop_reason in (StopReason.MAX_TURNS, StopReason.MAX_TOKENS)
+    stopped = table.record is not None and table.record.stop_reason.cut
     return not table.verdict(who) and (stopped or bool(table.truncated and table.truncated[-1]))
 
 

@@ -74,7 +74,8 @@ class MaskTruncated(Transform):
 
 
 def _is_cut_off(table: TurnTable) -> bool:
-    at_limit = table.record is not None and table.record.stop_reason is StopReason.MAX_TOKENS
+    limits = (StopReason.MAX_TOKENS, StopReason.TOKEN_BUDGET)
+    at_limit = table.record is not None and table.record.stop_reason in limits
     return at_limit or any(table.truncated)
 
 

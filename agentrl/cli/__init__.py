@@ -1,4 +1,4 @@
-"""The command line: `agentrl train | eval | replay | envs | tools | recipes | models | report | doctor`.
+"""The command line: `agentrl train | eval | compare | view | probe | ...`.
 
 One file a command group. Invariants: a user's mistake is one line on stderr and exit code 2; with `--json` stdout holds
 JSON and nothing else; commands that only list or explain load no model library.

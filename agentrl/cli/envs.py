@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from agentrl.chat.tool_calls import signature
 from agentrl.cli.output import Json, console, examples, options_of, print_json, print_table
 from agentrl.env import Env, ensure_env, make
 from agentrl.errors import ConfigError
@@ -55,6 +56,8 @@ def show_command(env_id: EnvId, options: Options = None, as_json: Json = False) 
     reward = about["example"]["reward"]
     solved = "" if reward is None else ", solved by the oracle"
     out.print(f"task {about['example']['task']}{solved}:", markup=False)
+    for offered in about["example"].get("tools", ()):
+        out.print(f"on offer: {offered}", markup=False)
     for message in about["example"]["messages"]:
         _print_message(Message.from_wire(message))
     if reward is not None:
@@ -110,9 +113,12 @@ def _print_report(report: Report) -> None:
 
 
 async def _play(env: Env, task: str | None, seed: int | None) -> None:
-    names = {schema["function"]["name"]: schema["function"]["parameters"] for schema in env.tool_schemas()}
-    messages, _ = await env.areset(seed=seed, options={"task": task} if task else None)
+    messages, info = await env.areset(seed=seed, options={"task": task} if task else None)
+    tools = info.get("tools", env.tool_schemas())
+    names = {schema["function"]["name"]: schema["function"]["parameters"] for schema in tools}
     out, total, finished = console(), 0.0, False
+    for tool in info.get("tools", ()):
+        out.print(f"on offer: {signature(tool)}", markup=False)
     try:
         while not finished:
             for message in messages:
@@ -189,9 +195,15 @@ def _options(kind: type[Any]) -> dict[str, Any]:
 
 
 def _example(env: Env, task: str) -> dict[str, Any]:
+    """A task, with the oracle's solution if there is one, and its tools where it has its own."""
+    about: dict[str, Any] = {"task": task, "reward": None}
     try:
         solved = asyncio.run(oracle_trajectory(env, None, task, seed=0))
+        messages, info, about["reward"] = solved.messages, solved.info, solved.reward
     except ConfigError:
-        messages, _ = env.reset(seed=0, options={"task": task})
-        return {"task": task, "messages": [message.to_wire() for message in messages], "reward": None}
-    return {"task": task, "messages": [message.to_wire() for message in solved.messages], "reward": solved.reward}
+        opening, info = env.reset(seed=0, options={"task": task})
+        messages = list(opening)
+    about["messages"] = [message.to_wire() for message in messages]
+    if "tools" in info:
+        about["tools"] = [signature(tool) for tool in info["tools"]]
+    return about

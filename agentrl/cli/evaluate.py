@@ -1,72 +1,119 @@
-"""`agentrl eval`: a model on an environment's held-out tasks."""
+"""`agentrl eval SUITE --model MODEL`: a model on a suite of tasks."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from agentrl.cli import EXIT_INTERRUPTED
 from agentrl.cli.output import Json, console, examples, options_of, print_json
-from agentrl.config import RunConfig, load_config
 from agentrl.errors import ConfigError
 
+if TYPE_CHECKING:
+    from agentrl.evaluation import Evaluation, Prices
+
+EXIT_LIMIT = 3
+"""A limit of cost or time ended the evaluation before its end."""
 EXAMPLES = examples(
-    "agentrl eval runs/quickstart",
-    "agentrl eval smollm2-135m-instruct -n 50 --temperature 0 --json",
-    "agentrl eval oracle --env agentrl/Arithmetic-v0 'levels=[1, 2, 3, 4]'",
+    "agentrl eval core --model smollm2-135m-instruct",
+    "agentrl eval math --model runs/quickstart -k 8 --temperature 0.6",
+    "agentrl eval core --model NAME --endpoint http://127.0.0.1:8000/v1",
+    "agentrl eval agentrl/SQL-v0 --model oracle -n 20 options.rows=50",
 )
+_SUITE = "A suite (`agentrl suites list`), a YAML file, or an environment id."
+_MODEL = "Hub id, folder, GGUF file, built-in name, run, adapter, `oracle`, `random`, or what the endpoint serves."
 
 
 def eval_command(
-    model: Annotated[
-        str,
-        typer.Argument(metavar="MODEL", help="Hub id, folder, GGUF file, built-in name, a run's folder, or `oracle`."),
-    ],
-    options: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Environment options.")] = None,
-    env: Annotated[str | None, typer.Option(help="Environment id; default: the run's, else Arithmetic.")] = None,
-    split: Annotated[str, typer.Option(help="Task split.")] = "test",
-    episodes: Annotated[int, typer.Option("--episodes", "-n", min=1, help="Number of tasks, one episode each.")] = 200,
-    temperature: Annotated[float, typer.Option(min=0.0, help="Sampling temperature; 0 is greedy.")] = 1.0,
-    seed: Annotated[int, typer.Option(min=0, help="Seeds the samples.")] = 0,
-    out: Annotated[Path | None, typer.Option(help="Keep the episodes in this folder.")] = None,
+    suite: Annotated[str, typer.Argument(metavar="SUITE", help=_SUITE)],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Keys of the suite, as limits.max_turns=4.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help=_MODEL)] = None,
+    samples: Annotated[int | None, typer.Option("--samples", "-k", min=1, help="Episodes of each task.")] = None,
+    tasks: Annotated[int | None, typer.Option("--tasks", "-n", min=1, help="Tasks of each entry.")] = None,
+    entry: Annotated[list[str] | None, typer.Option(help="Only this entry; may be given again.")] = None,
+    temperature: Annotated[float | None, typer.Option(min=0.0, help="0 is greedy.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Seeds tasks' environments and samples.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder; default: runs/eval/SUITE-MODEL-HASH.")] = None,
+    store: Annotated[str | None, typer.Option(help="Database for the episodes, which evaluations may share.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Forget what the folder holds.")] = False,
+    endpoint: Annotated[str | None, typer.Option(help="Address of an OpenAI-compatible server.")] = None,
+    key_env: Annotated[str | None, typer.Option(help="Variable that holds the endpoint's key.")] = None,
+    mode: Annotated[str | None, typer.Option(help="How an endpoint is asked: auto, tokens or chat.")] = None,
+    tokenizer: Annotated[str | None, typer.Option(help="Whose tokenizer renders for an endpoint.")] = None,
+    engine: Annotated[str | None, typer.Option(help="Who serves a local model: transformers or vllm.")] = None,
+    engine_option: Annotated[list[str] | None, typer.Option(metavar="KEY=VALUE", help="Option of the engine.")] = None,
+    base: Annotated[str | None, typer.Option(help="Base model of an adapter.")] = None,
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda ...")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32, bf16 or fp16.")] = None,
+    concurrency: Annotated[int | None, typer.Option(min=1, help="Episodes at one time.")] = None,
+    limit_cost: Annotated[float | None, typer.Option(help="Stop at so many dollars.")] = None,
+    limit_seconds: Annotated[float | None, typer.Option(help="Stop after so many seconds.")] = None,
+    price_input: Annotated[float | None, typer.Option(help="Dollars a million tokens of context.")] = None,
+    price_output: Annotated[float | None, typer.Option(help="Dollars a million sampled tokens.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Evaluate a model, a checkpoint or the environment's own oracle, with 95 % intervals."""
+    """Evaluate a model on a suite; the same command goes on where it was stopped, and shows what is finished."""
     from rich.console import Console
 
     from agentrl.display import make_display
     from agentrl.evaluation import evaluate
-    from agentrl.models import kind_of
-    from agentrl.report import evaluation_table
 
-    chosen, config = _run_of(model)
-    if chosen != "oracle":
-        kind_of(chosen)  # a mistyped name is found before anything is loaded
-    result = evaluate(
-        chosen,
-        env,
-        env_options=dict(options_of(options or [])) or None,
-        split=split,
-        episodes=episodes,
-        temperature=temperature,
-        seed=seed,
-        config=config,
-        out=out,
-        observer=make_display(Console(stderr=True)),
-    )
+    if model is None and endpoint is None:
+        raise ConfigError(f"--model is missing: agentrl eval {suite} --model MODEL")
+    limits = {"limits.cost": limit_cost, "limits.seconds": limit_seconds}
+    serving = {
+        "endpoint": endpoint, "api_key_env": key_env, "mode": mode, "tokenizer": tokenizer, "engine": engine,
+        "base": base, "device": device, "precision": precision, "concurrency": concurrency,
+        "engine_options": dict(options_of(engine_option or [])) or None,
+    }  # fmt: skip
+    observer = make_display(Console(stderr=True))
+    try:
+        done = evaluate(
+            suite,
+            model,
+            samples=samples,
+            tasks=tasks,
+            entries=entry or (),
+            overrides=[*(overrides or []), *(f"{key}={value}" for key, value in limits.items() if value is not None)],
+            temperature=temperature,
+            seed=seed,
+            prices=_prices(price_input, price_output),
+            out=out,
+            store=store,
+            fresh=fresh,
+            observer=observer,
+            **{key: value for key, value in serving.items() if value is not None},
+        )
+    except KeyboardInterrupt:
+        raise typer.Exit(EXIT_INTERRUPTED) from None
+    finally:
+        observer.close()
+    _show(done, as_json)
+    if done.stopped:
+        raise typer.Exit(EXIT_LIMIT)
+
+
+def _prices(given: float | None, written: float | None) -> Prices | None:
+    from agentrl.evaluation import Prices
+
+    return None if given is None and written is None else Prices(given or 0.0, written or 0.0)
+
+
+def _show(done: Evaluation, as_json: bool) -> None:
+    from agentrl.evaluation.report import evaluation_summary
+
     if as_json:
-        print_json(result.to_dict())
-    else:
-        console().print(evaluation_table({model: result.to_metrics()}))
-
-
-def _run_of(model: str) -> tuple[str, RunConfig | None]:
-    """The policy of a run and the run's configuration, where `model` is a run's folder or the policy in it."""
-    path = Path(model)
-    folder = path.parent if path.name == "policy" else path
-    if not (folder / "config.yaml").is_file() or not (folder / "store.sqlite").is_file():
-        return model, None
-    if not (folder / "policy").is_dir():
-        raise ConfigError(f"{model!r} holds a run without a trained policy; agentrl train --resume {folder}")
-    return str(folder / "policy"), load_config(folder / "config.yaml")
+        print_json(done.report.model_dump(mode="json"))
+        return
+    out = console()
+    out.print(evaluation_summary(done.report))
+    if done.stopped:
+        missing = f"{done.missing} of {done.planned} episodes are missing"
+        out.print(f"stopped by limits.{done.stopped}: {missing}; raise it to go on", markup=False)
+    if done.cost is not None:
+        out.print(f"cost    {done.cost:.4g} dollars", markup=False)
+    out.print(f"report  {done.folder / 'report.html'}", markup=False)

@@ -16,7 +16,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from agentrl.config import parse_overrides
+from agentrl.settings import parse_overrides
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 """The `--json` option of every command that lists or shows."""

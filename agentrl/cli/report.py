@@ -1,4 +1,4 @@
-"""`agentrl report RUN`: build a run's report again, also of a run that was interrupted."""
+"""`agentrl report FOLDER`: build the report of a run or an evaluation again, also of one that was interrupted."""
 
 from __future__ import annotations
 
@@ -8,15 +8,21 @@ from typing import Annotated
 import typer
 
 from agentrl.cli.output import console, examples
-from agentrl.errors import ConfigError
 
-EXAMPLES = examples("agentrl report runs/quickstart")
+EXAMPLES = examples("agentrl report runs/quickstart", "agentrl report runs/eval/core-oracle-1a2b3c4d")
 
 
-def report_command(run: Annotated[Path, typer.Argument(help="A run's folder.")]) -> None:
-    """Build `report.html` and `curve.png` of a run from its store."""
-    if not (run / "store.sqlite").is_file():
-        raise ConfigError(f"{str(run)!r} holds no run (no store.sqlite)")
+def report_command(
+    folder: Annotated[Path, typer.Argument(help="Folder of a training run or of an evaluation.")],
+) -> None:
+    """Build the report from the store: `report.html`, with `curve.png` for a training run, with `report.json` and
+    `episodes.jsonl` for an evaluation."""
+    from agentrl.evaluation.report import holds_evaluation, write_evaluation
     from agentrl.report import build_report
 
-    console().print(str(build_report(run)), markup=False)
+    if holds_evaluation(folder):
+        write_evaluation(folder)
+        page = folder / "report.html"
+    else:
+        page = build_report(folder)
+    console().print(str(page), markup=False)

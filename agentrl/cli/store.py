@@ -70,7 +70,7 @@ def export_command(
     console().print(f"{count:,} episodes of {chosen.name}: {target}", markup=False)
 
 
-@app.command("import", epilog=examples("agentrl store import quickstart.jsonl all-runs.sqlite --name quickstart-2"))
+@app.command("import", epilog=examples("agentrl store import quickstart.jsonl all.sqlite --name again"))
 def import_command(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="JSON lines, as export writes them.")],
     place: Annotated[str, typer.Argument(metavar="STORE", help="A store's file (made if there is none) or a URL.")],

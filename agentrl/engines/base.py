@@ -26,6 +26,9 @@ class Sampling:
     max_tokens: int = 256
     temperature: float = 1.0
     """0 is greedy; log-probabilities are then those of temperature 1."""
+    top_p: float = 1.0
+    """Nucleus: at the temperature, the likeliest ids are kept until their mass reaches this, and the log-probability of
+    a sampled id is that of the kept ones, renormalised. Without effect at temperature 0."""
     seed: int | None = None
     """Seeds this request alone, so that the sample does not depend on what else is in the batch."""
     stop_ids: tuple[int, ...] = ()
@@ -59,6 +62,9 @@ class Completion:
     decode_seconds: float = 0.0
     switches: tuple[Switch, ...] = ()
     """Where weights published in mid-completion took over."""
+    entropies: list[float] | None = None
+    """Entropy (nats) of the whole distribution at temperature 1, untruncated, that each id was sampled at; None where
+    the engine does not record it (`Capabilities.token_entropy`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +73,9 @@ class Reply:
 
     message: Message
     finish_reason: FinishReason
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    prompt_tokens: int | None = 0
+    """None where the server does not say."""
+    completion_tokens: int | None = 0
     seconds: float = 0.0
     """From the call to the answer, failed attempts included."""
     queue_seconds: float = 0.0
@@ -105,6 +112,12 @@ class Capabilities:
     """Token ids in and out, by `generate`. False: messages in and out, by `reply`, for evaluation only."""
     max_context: int | None = None
     """Longest context + completion, tokens."""
+    top_p: bool = False
+    """`Sampling.top_p` is honoured, in the log-probabilities too."""
+    token_entropy: bool = False
+    """Completions have `entropies`."""
+    oracle: bool = False
+    """No policy: the manager asks the environment's own oracle for each message (`Env.oracle_action`)."""
 
 
 class Engine(ABC):
@@ -113,6 +126,11 @@ class Engine(ABC):
     capabilities: Capabilities = Capabilities()
     stop_ids: tuple[int, ...] = ()
     """The model's own end-of-turn ids."""
+
+    @property
+    def weights_hash(self) -> str:
+        """Hash of the weights that are served now; empty before `start` and where there are none to hash."""
+        return ""
 
     @classmethod
     def for_policy(cls, model: Any, *, stop_ids: Sequence[int], **options: Any) -> Engine:
@@ -178,6 +196,12 @@ class Engine(ABC):
         lacking = [name for name, needed in needs.items() if needed and not getattr(self.capabilities, name)]
         if lacking:
             raise ConfigError(f"engine {type(self).__name__} cannot do: {', '.join(lacking)}")
+
+
+def check_top_p(sampling: Sampling) -> None:
+    """Raise `ConfigError` for a nucleus that is none."""
+    if not 0 < sampling.top_p <= 1:
+        raise ConfigError(f"top_p must be above 0 and at most 1, got {sampling.top_p}")
 
 
 class Unserved(Engine):

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from agentrl.engines.base import FinishReason
-from agentrl.engines.sampling import sample
+from agentrl.engines.sampling import entropies, sample
 from agentrl.engines.slots import SlotStore
 from agentrl.trajectory import Switch
 
@@ -44,8 +44,11 @@ class Job:
     stop_ids: frozenset[int]
     session: str | None
     seed: int | None
+    top_p: float = 1.0
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
+    entropies: list[float] = field(default_factory=list)
+    """Of the distribution at temperature 1, where the decoder records them."""
     finish: FinishReason | None = None
     cancelled: bool = False
     """Set from any thread; the row is freed before the next model call."""
@@ -98,8 +101,10 @@ class _Row:
 class BatchDecoder:
     """Decodes jobs with one model. Not safe across threads: one thread calls everything but `Job.cancelled`."""
 
-    def __init__(self, model: Any, *, max_slots: int, num_layers: int) -> None:
+    def __init__(self, model: Any, *, max_slots: int, num_layers: int, token_entropy: bool = False) -> None:
+        """`token_entropy` records the entropy that each id was sampled at, for one more pass over the logits."""
         self.model = model
+        self.token_entropy = token_entropy
         self.max_slots = max_slots
         self.store = SlotStore(num_layers, max_slots, next(model.parameters()).device)
         self.rows: list[_Row] = []
@@ -269,7 +274,10 @@ class BatchDecoder:
         """Sample one token for each row and retire those that finish; True if any did."""
         jobs = [row.job for row in rows if row.job is not None]
         uniforms = [job.random.random() for job in jobs]
-        ids, logprobs = sample(logits, [job.temperature for job in jobs], uniforms)
+        if self.token_entropy:
+            for job, entropy in zip(jobs, entropies(logits), strict=True):
+                job.entropies.append(entropy)
+        ids, logprobs = sample(logits, [job.temperature for job in jobs], uniforms, [job.top_p for job in jobs])
         for job, token, logprob in zip(jobs, ids, logprobs, strict=True):
             job.take(token, logprob)
         finished = [row for row in rows if row.job is not None and row.job.finish is not None]

@@ -25,6 +25,7 @@ from agentrl.engines.openai_wire import (
     Completions,
     Metrics,
     ModelList,
+    Served,
     W,
     finish_of,
     parse,
@@ -104,6 +105,8 @@ class OpenAIEngine(Engine):
         self.endpoint = Endpoint(base_url, key=_key(api_key_env), headers=headers or {}, limits=limits)
         self.counts_temperature = False
         """Whether the server's log-probabilities are those of the temperature, as found by `start`."""
+        self.root: str | None = None
+        """Where the server has the model from, if `start` heard of it: a folder or a hub id."""
         self._key_env = api_key_env
         self._asked_context = max_context
         self._started: asyncio.AbstractEventLoop | None = None
@@ -168,6 +171,11 @@ class OpenAIEngine(Engine):
                 f"temperature={sampling.temperature:g}: {self.endpoint} reports log-probabilities of temperature 1; "
                 "start vLLM with --logprobs-mode processed_logprobs, or sample at temperature 1"
             )
+        if sampling.top_p < 1 and not self.counts_temperature:
+            raise ConfigError(
+                f"top_p={sampling.top_p:g}: {self.endpoint} reports log-probabilities of the whole distribution; "
+                "start vLLM with --logprobs-mode processed_logprobs, or sample with top_p 1"
+            )
         limit = self._limit(len(prompt_ids), sampling)
         if limit < 1:
             return Completion([], [], FinishReason.LENGTH)
@@ -202,8 +210,8 @@ class OpenAIEngine(Engine):
         return Reply(
             said.message(),
             self._finish(choice.finish_reason),
-            usage.prompt_tokens if usage else 0,
-            usage.completion_tokens if usage else 0,
+            usage.prompt_tokens if usage else None,
+            usage.completion_tokens if usage else None,
             seconds=loop.time() - began,
             queue_seconds=_times(answer, parsed.metrics)[0],
             reasoning=said.reasoning_content or said.reasoning or "",
@@ -223,13 +231,15 @@ class OpenAIEngine(Engine):
             self.model = next(iter(served))
         elif served and self.model not in served:
             raise ConfigError(f"{self.endpoint}: model={self.model!r} is not served; {nearest(self.model, [*served])}")
-        limit, asked = served.get(self.model), self._asked_context
+        found = served.get(self.model)
+        self.root = found.root if found is not None and isinstance(found.root, str) else None
+        limit, asked = found.max_model_len if found else None, self._asked_context
         if limit is not None and asked is not None and asked > limit:
             raise ConfigError(f"{self.endpoint}: max_context={asked} is more than the {limit} that the server allows")
         self.capabilities = self._capabilities(asked or limit)
 
-    async def _served(self) -> dict[str, int | None]:
-        """The models that are served and their longest contexts; none where the endpoint keeps no list."""
+    async def _served(self) -> dict[str, Served]:
+        """The models that are served; none where the endpoint keeps no list."""
         try:
             answer = await self.endpoint.request("GET", "models")
         except StatusError as error:
@@ -239,7 +249,7 @@ class OpenAIEngine(Engine):
             if error.status in (404, 405):
                 return {}
             raise
-        return {model.id: model.max_model_len for model in self._parse(ModelList, answer).data}
+        return {model.id: model for model in self._parse(ModelList, answer).data}
 
     async def _probe(self) -> None:
         """See that ids and log-probabilities come back, and whether the latter know the temperature."""
@@ -266,7 +276,7 @@ class OpenAIEngine(Engine):
 
     def _capabilities(self, max_context: int | None) -> Capabilities:
         tokens = self.mode == "tokens"
-        return Capabilities(logprobs=tokens, seeded=tokens, tokens=tokens, max_context=max_context)
+        return Capabilities(logprobs=tokens, seeded=tokens, tokens=tokens, max_context=max_context, top_p=True)
 
     # -- requests ------------------------------------------------------------------------------------------------------
 
@@ -277,6 +287,7 @@ class OpenAIEngine(Engine):
     def _prompt_body(self, prompt: Sequence[int], sampling: Sampling, limit: int) -> dict[str, Any]:
         body: dict[str, Any] = {"model": self.model, "prompt": list(prompt), "max_tokens": limit, "stream": False}
         body |= {"temperature": sampling.temperature, **_seed(sampling), **_UNTOUCHED, **_IDS}
+        body["top_p"] = sampling.top_p
         if stop := sampling.stop_ids or self.stop_ids:
             body["stop_token_ids"] = list(stop)
         return self._extended(body)
@@ -287,6 +298,8 @@ class OpenAIEngine(Engine):
         wire = [message.to_wire() for message in messages]
         body: dict[str, Any] = {"model": self.model, "messages": wire, "stream": False}
         body |= {self.max_tokens_key: sampling.max_tokens, "temperature": sampling.temperature, **_seed(sampling)}
+        if sampling.top_p < 1:
+            body["top_p"] = sampling.top_p
         if tools:
             body["tools"] = [dict(tool) for tool in tools]
         return self._extended(body)

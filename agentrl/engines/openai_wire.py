@@ -43,6 +43,8 @@ class Served(Wire):
 
     id: StrictStr
     max_model_len: Annotated[StrictInt, Field(ge=1)] | None = None
+    root: Any = None
+    """Where vLLM has it from: a folder or a hub id."""
 
 
 class ModelList(Wire):

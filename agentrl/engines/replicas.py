@@ -129,6 +129,11 @@ class ReplicatedEngine(Engine):
                 await stack.enter_async_context(replica.engine.client())
             yield
 
+    @property
+    def weights_hash(self) -> str:
+        """See `Engine.weights_hash`: what was published last, or what answered first."""
+        return self._hashes[-1] if self._hashes else self._replicas[0].engine.weights_hash
+
     # -- requests ------------------------------------------------------------------------------------------------------
 
     async def generate(
@@ -348,6 +353,8 @@ class ReplicatedEngine(Engine):
             publish_in_flight=all(one.publish_in_flight for one in each),
             tokens=each[0].tokens,
             max_context=min(contexts, default=None),
+            top_p=all(one.top_p for one in each),
+            token_entropy=all(one.token_entropy for one in each),
         )
 
 

@@ -30,7 +30,7 @@ import numpy as np
 import torch
 
 from agentrl.components import checked_options
-from agentrl.engines.base import Capabilities, Completion, Engine, EngineLoad, FinishReason, Sampling
+from agentrl.engines.base import Capabilities, Completion, Engine, EngineLoad, FinishReason, Sampling, check_top_p
 from agentrl.engines.decoder import BatchDecoder, Job
 from agentrl.engines.weights import check_weights, module_hash
 from agentrl.errors import ConfigError, EngineError, EngineRefusal
@@ -102,6 +102,7 @@ class TransformersEngine(Engine):
         deterministic: bool = True,
         dtype: Precision | None = None,
         seed: int = 0,
+        token_entropy: bool = False,
     ) -> None:
         """`stop_ids` end a turn (the renderer's).
 
@@ -110,7 +111,8 @@ class TransformersEngine(Engine):
         announced. `dtype` other than the module's own serves a copy of the weights in that type, refreshed by
         `publish`: bfloat16 decodes about twice as fast on CPUs that have it, and its log-probabilities are those of
         the copy. With such a copy and without `deterministic` (the moment of a replacement depends on the clock),
-        weights can be published while requests are in flight. `seed` seeds requests that bring no seed. Raises
+        weights can be published while requests are in flight. `seed` seeds requests that bring no seed.
+        `token_entropy` records the entropy of the distribution at temperature 1 that each token was sampled at. Raises
         `ConfigError` for a model that the engine cannot run exactly.
         """
         if max_slots < 1:
@@ -130,8 +132,12 @@ class TransformersEngine(Engine):
             publish_in_flight=self._served is not model and not deterministic,
             lockstep=deterministic,
             max_context=self.max_context,
+            top_p=True,
+            token_entropy=token_entropy,
         )
-        self.decoder = BatchDecoder(self._served, max_slots=max_slots, num_layers=config.num_hidden_layers)
+        self.decoder = BatchDecoder(
+            self._served, max_slots=max_slots, num_layers=config.num_hidden_layers, token_entropy=token_entropy
+        )
         self._vocabulary = int(model.get_input_embeddings().num_embeddings)
         self._seed = seed
         self._unseeded = 0
@@ -156,11 +162,17 @@ class TransformersEngine(Engine):
             deterministic: bool = True,
             dtype: Precision | None = None,
             seed: int = 0,
+            token_entropy: bool = False,
         ) -> None: ...
 
         return cls(model, stop_ids=stop_ids, **checked_options("engine 'transformers'", configurable, options))
 
     # -- the contract --------------------------------------------------------------------------------------------------
+
+    @property
+    def weights_hash(self) -> str:
+        """See `Engine.weights_hash`."""
+        return self._hash
 
     async def start(self) -> None:
         """Start the worker thread and hash the weights. Idempotent."""
@@ -269,10 +281,12 @@ class TransformersEngine(Engine):
             raise EngineRefusal(f"the prompt has ids outside the model's vocabulary of {self._vocabulary}")
         if not sampling.temperature >= 0:
             raise ConfigError(f"temperature must be 0 or more, got {sampling.temperature}")
+        check_top_p(sampling)
         return _Request(
             prompt=prompt,
             limit=min(sampling.max_tokens, self.max_context - len(prompt)),
             temperature=sampling.temperature,
+            top_p=sampling.top_p,
             stop_ids=frozenset(sampling.stop_ids or self.stop_ids),
             session=session,
             seed=sampling.seed,
@@ -288,6 +302,7 @@ class TransformersEngine(Engine):
             policy_version=request.policy_version,
             weights_hash=request.weights_hash,
             switches=tuple(request.switches),
+            entropies=list(request.entropies) if self.capabilities.token_entropy else None,
             queue_seconds=max(request.admitted - request.enqueued, 0.0) + request.stalled,
             prefill_seconds=max(request.begun - request.admitted, 0.0),
             decode_seconds=max(request.finished - request.begun - request.stalled, 0.0),

@@ -21,7 +21,7 @@ from typing import Any
 
 from agentrl.components import checked_options
 from agentrl.engines import vllm_process
-from agentrl.engines.base import Capabilities, Completion, Engine, EngineLoad, FinishReason, Sampling
+from agentrl.engines.base import Capabilities, Completion, Engine, EngineLoad, FinishReason, Sampling, check_top_p
 from agentrl.engines.vllm_plan import Precision, make_plan, vllm_module
 from agentrl.engines.vllm_policy import LoraMode, Published
 from agentrl.engines.weights import check_weights
@@ -96,7 +96,10 @@ class VllmEngine(Engine):
         in_flight = hasattr(vllm_module("vllm.v1.engine.async_llm").AsyncLLM, "update_weight_version")
         self._labels_tokens = in_flight
         self.capabilities = Capabilities(
-            publish=True, publish_in_flight=in_flight and not self._files.by_adapter, max_context=self.max_context
+            publish=True,
+            publish_in_flight=in_flight and not self._files.by_adapter,
+            max_context=self.max_context,
+            top_p=True,  # `processed_logprobs` are those after the nucleus, renormalised
         )
 
     @classmethod
@@ -130,6 +133,11 @@ class VllmEngine(Engine):
         )
 
     # -- the contract --------------------------------------------------------------------------------------------------
+
+    @property
+    def weights_hash(self) -> str:
+        """See `Engine.weights_hash`."""
+        return self._served[self._label][1] if self._label else ""
 
     async def start(self) -> None:
         """Start vLLM, or start it again after it died, and attest what it serves. Idempotent."""
@@ -328,6 +336,7 @@ class VllmEngine(Engine):
             raise EngineRefusal(f"the prompt has ids outside the model's vocabulary of {self._vocabulary}")
         if not (sampling.temperature == 0 or sampling.temperature >= COLDEST):
             raise ConfigError(f"temperature must be 0 or at least {COLDEST} with vLLM, got {sampling.temperature}")
+        check_top_p(sampling)
         return min(sampling.max_tokens, self.max_context - len(prompt_ids))
 
     def _parameters(self, sampling: Sampling, limit: int) -> Any:
@@ -336,6 +345,7 @@ class VllmEngine(Engine):
         return vllm.SamplingParams(
             max_tokens=limit,
             temperature=sampling.temperature,
+            top_p=sampling.top_p,
             seed=seed % 2**63 if sampling.temperature else None,
             stop_token_ids=list(sampling.stop_ids or self.stop_ids),
             ignore_eos=True,  # the stop ids say what ends a turn, and nothing else

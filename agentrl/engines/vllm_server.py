@@ -160,7 +160,7 @@ class VllmServerEngine(Engine):
             raise ConfigError(f"engine 'vllm': option {option} does not go with 'server'")
         self.model = model
         self.stop_ids = tuple(stop_ids)
-        self.capabilities = Capabilities(publish=True, max_context=plan.max_context)
+        self.capabilities = Capabilities(publish=True, max_context=plan.max_context, top_p=True)
         self.server = None if base_url else VllmServer(plan.arguments, compiled=plan.compiled)
         self._concurrency = 2 * plan.max_slots
         """Some wait in the server, so that none of its slots waits for us."""
@@ -174,6 +174,11 @@ class VllmServerEngine(Engine):
         self._hash = ""
         self._in_flight = 0
         self._lock = asyncio.Lock()
+
+    @property
+    def weights_hash(self) -> str:
+        """See `Engine.weights_hash`."""
+        return self._hash
 
     async def start(self) -> None:
         """Start the server, or start it again after it died, and attest what it serves. Idempotent."""

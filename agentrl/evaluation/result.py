@@ -1,16 +1,17 @@
 """What an evaluation says: shares with intervals, counts, and how episodes ended.
 
-Invariant: aborted episodes have no verdict; they are counted beside the result and never inside a share.
+Invariant: aborted episodes have no verdict; they are counted beside the result and never inside a share. What has a
+verdict is ruled in `agentrl.evaluation.samples` and nowhere else.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from agentrl.evaluation.intervals import Interval, normal_mean, wilson
+from agentrl.evaluation.samples import Sample, sample_of, stop_reasons, timed_out_is_wrong
 from agentrl.trajectory import Trajectory
 
 
@@ -70,27 +71,33 @@ def summarise(
     seconds: float,
 ) -> EvalResult:
     """The result of evaluated episodes."""
-    judged = [trajectory for trajectory in trajectories if not trajectory.aborted]
-    names = sorted({name for trajectory in judged for name in trajectory.metrics})
-    values = {name: [trajectory.metrics.get(name, 0.0) for trajectory in judged] for name in names}
+    samples = timed_out_is_wrong([sample_of(played, env, played.member) for played in trajectories])
+    played = [sample for sample in samples if not sample.aborted]
+    values = verdict_metrics(played)
     return EvalResult(
         model=model,
         env=env,
         split=split,
         temperature=temperature,
         seed=seed,
-        episodes=len(judged),
-        aborted=len(trajectories) - len(judged),
-        shares={name: wilson(sum(values[name]), len(judged)) for name in names if _is_share(name)},
-        means={name: normal_mean(values[name]) for name in names if not _is_share(name)},
-        reward=normal_mean([trajectory.reward for trajectory in judged]),
-        turns=sum(len(trajectory.turns) for trajectory in judged) / max(1, len(judged)),
-        tokens=sum(trajectory.num_policy_tokens for trajectory in trajectories),
+        episodes=len(played),
+        aborted=len(samples) - len(played),
+        shares={name: wilson(sum(found), len(played)) for name, found in values.items() if is_share(name)},
+        means={name: normal_mean(found) for name, found in values.items() if not is_share(name)},
+        reward=normal_mean([sample.reward for sample in played]),
+        turns=sum(sample.turns for sample in played) / max(1, len(played)),
+        tokens=sum(sample.tokens for sample in samples),
         seconds=seconds,
-        stop_reasons=dict(Counter(str(trajectory.stop_reason) for trajectory in trajectories)),
+        stop_reasons=stop_reasons(samples),
     )
 
 
-def _is_share(name: str) -> bool:
+def verdict_metrics(played: Sequence[Sample]) -> dict[str, list[float]]:
+    """What the verdicts of some episodes report, by name: one number an episode, 0.0 where it reports none."""
+    names = sorted({name for sample in played for name in sample.metrics})
+    return {name: [sample.metrics.get(name, 0.0) for sample in played] for name in names}
+
+
+def is_share(name: str) -> bool:
     """What an environment calls `correct...` is 0.0 or 1.0 in each episode (see `Verdict.metrics`)."""
     return name.startswith("correct")

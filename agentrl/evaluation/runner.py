@@ -1,31 +1,145 @@
-"""Run a policy on an environment's tasks and summarise what came out.
+"""Evaluate a model on a suite; and the trainer's evaluations of the policy that it trains, over the same rollout.
 
-Invariant: which tasks are run, and the seed of every episode, depend on (split, number, seed) alone, so that two
-policies are compared on the same tasks with the same random numbers.
+Invariants: which episodes there are, and the seed of each, depend on the suite alone (of a trainer's evaluation: on
+split, number and seed), so that two models are compared on the same tasks with the same random numbers; an episode
+that has a result in the folder is never played again, whatever ended the process before.
 """
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from agentrl.account import BatchAccount
-from agentrl.assembly import Actors, build_actors, env_factory, load_policy, task_set
-from agentrl.config import RunConfig
+from agentrl.assembly import Actors, task_set
 from agentrl.env import Env
 from agentrl.errors import ConfigError
-from agentrl.evaluation.result import EvalResult, summarise
+from agentrl.evaluation.budget import Budget, Prices
+from agentrl.evaluation.folder import EvaluationFolder, default_folder
+from agentrl.evaluation.identity import weights_of
+from agentrl.evaluation.plan import Plan
+from agentrl.evaluation.players import Player, PlayerSettings, PlayLimits, resolve_player
+from agentrl.evaluation.session import Evaluation, Session
+from agentrl.evaluation.suite import Suite
+from agentrl.evaluation.tasksets import read_tasks
 from agentrl.observe import Observer
-from agentrl.oracle import oracle_trajectory
+from agentrl.registry import nearest
 from agentrl.rollout import GroupRequest
 from agentrl.seeding import derive_seed
-from agentrl.store import RunStore
+from agentrl.settings import validated
+from agentrl.suites import load_suite
 from agentrl.trajectory import Trajectory
 
 OnEpisode = Callable[[GroupRequest, Trajectory], None]
+
+
+def evaluate(
+    suite: str | Suite,
+    model: str | None,
+    *,
+    samples: int | None = None,
+    tasks: int | None = None,
+    entries: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+    temperature: float | None = None,
+    seed: int | None = None,
+    prices: Prices | None = None,
+    out: Path | str | None = None,
+    store: str | None = None,
+    fresh: bool = False,
+    observer: Observer | None = None,
+    **serving: Any,
+) -> Evaluation:
+    """Evaluate `model` on a suite, or go on with an evaluation that was begun; returns once the folder has the report.
+
+    Args:
+        suite: a `Suite`, or what names one: a bundled or installed suite, a YAML file, an environment id.
+        model: a hub id, folder, GGUF file, built-in name, run, adapter, `oracle`, `random`, what an endpoint
+            serves (None: its one model).
+        samples: episodes of each task, instead of the suite's.
+        tasks: so many tasks of each entry, instead of the suite's.
+        entries: these entries of the suite alone.
+        overrides: `dotted.key=value` of a suite that is given by name.
+        temperature: instead of the suite's.
+        seed: instead of the suite's.
+        prices: what tokens cost, for `Evaluation.cost` and `limits.cost`.
+        out: the folder; default: one under `runs/eval` whose name says what decides the numbers.
+        store: URL or file of a database for the episodes, which evaluations may share; default: one in the folder.
+        fresh: forget what the folder holds.
+        observer: who watches.
+        **serving: how the model is served: `concurrency`, `endpoint`, `engine` ..., see `PlayerSettings`.
+
+    Raises `ConfigError` for what cannot be honoured, before anything is loaded; `EngineError` once the engine is out
+    of reach: what was finished by then is kept, and the same call goes on.
+    """
+    watch = observer or Observer()
+    asked = load_suite(suite, overrides) if isinstance(suite, str) else suite
+    asked = _adjusted(asked, entries, samples=samples, temperature=temperature, seed=seed)
+    budget = Budget(prices, asked.limits.cost)
+    player = resolve_player(model, _settings(asked, serving))
+    plan = Plan.of(asked, read_tasks(asked, tasks, watch))
+    facts = {"model": player.model, **_known(player), "weights": weights_of(player, watch), **plan.suite.decisive()}
+    folder = EvaluationFolder(Path(out) if out else default_folder(asked.name, player.model, facts), store)
+    meta = {
+        "suite": asked.name,
+        "suite_version": asked.version,
+        "model": player.model,
+        "model_kind": str(player.kind),
+        "weights_hash": None,
+        "seed": asked.seed,
+        "prices": None if prices is None else {"input": prices.input, "output": prices.output},
+        "tasksets": {name: entry.digest for name, entry in plan.entries.items()},
+        "tasks": {name: len(entry.tasks) for name, entry in plan.entries.items()},
+    }
+    with folder, folder.open() as kept:
+        return Session(plan, player, kept, folder, budget, watch).run(facts, meta, fresh)
+
+
+def _known(player: Player) -> dict[str, Any]:
+    """What decides a player's numbers, as far as it is known before it is started."""
+    about = player.describe()
+    return {"player": {key: about[key] for key in about if key not in ("model", "weights_hash")}}
+
+
+def _adjusted(suite: Suite, entries: Sequence[str], *, samples: int | None, **values: Any) -> Suite:
+    """The suite with what was asked otherwise; a value that it cannot hold is a `ConfigError`."""
+    tree = (suite.chosen(entries) if entries else suite).model_dump(mode="json")
+    if samples is not None:
+        tree["samples"] = samples
+        for entry in tree["entries"].values():
+            entry["samples"] = None
+    if values["temperature"] is not None:
+        tree["sampling"]["temperature"] = values["temperature"]
+    if values["seed"] is not None:
+        tree["seed"] = values["seed"]
+    return validated(Suite, tree)
+
+
+def _settings(suite: Suite, serving: dict[str, Any]) -> PlayerSettings:
+    own = {field.name for field in fields(PlayLimits)}
+    valid = sorted({field.name for field in fields(PlayerSettings)} - own)
+    for key in serving:
+        if key in own:
+            raise ConfigError(f"{key}={serving[key]!r}: the suite says it; use overrides=[...]")
+        if key not in valid:
+            raise ConfigError(f"{key}={serving[key]!r}: evaluate has no such argument; {nearest(key, valid)}")
+    sampling, limits = suite.sampling, suite.limits
+    return PlayerSettings(
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        max_turn_tokens=sampling.max_turn_tokens,
+        max_turns=limits.max_turns,
+        max_tokens=limits.max_tokens,
+        max_context=limits.max_context,
+        tool_calls=limits.tool_calls,
+        episode_seconds=limits.episode_seconds,
+        **serving,
+    )
+
+
+# -- the trainer's -----------------------------------------------------------------------------------------------------
 
 
 def eval_requests(env: Env, split: str, episodes: int, seed: int) -> list[GroupRequest]:
@@ -43,95 +157,3 @@ async def run_policy(actors: Actors, requests: list[GroupRequest], temperature: 
     async for _ in rollout.run(requests):
         pass
     return rollout.account()
-
-
-async def run_oracle(make_env: Callable[[], Env], requests: list[GroupRequest], hook: OnEpisode) -> None:
-    """Play every request with the environment's own oracle."""
-    env = make_env()
-    try:
-        for request in requests:
-            trajectory = await oracle_trajectory(env, None, request.task_id, request.seed)
-            hook(request, trajectory)
-    finally:
-        await env.aclose()
-
-
-def evaluate(
-    model: str,
-    env: str | None = None,
-    *,
-    env_options: dict[str, Any] | None = None,
-    split: str = "test",
-    episodes: int = 200,
-    temperature: float = 1.0,
-    seed: int = 0,
-    config: RunConfig | None = None,
-    out: Path | None = None,
-    observer: Observer | None = None,
-) -> EvalResult:
-    """Evaluate a model (anything that `agentrl models` resolves, or `oracle`) on an environment.
-
-    `config` gives environment, engine, rollout limits and the model's chat options where they are not given. With
-    `out`, the episodes go to `out/store.sqlite`. Raises `ConfigError` for what cannot be honoured.
-    """
-    settings = _settings(config or RunConfig(), model, env, env_options, split)
-    watch = observer or Observer()
-    make_env = env_factory(settings.env)
-    requests = eval_requests(make_env(), split, episodes, seed)
-    store = _store(out) if out else None
-    run = store.begin_run(f"eval {model}", settings.to_yaml()) if store else 0
-    finished: list[Trajectory] = []
-
-    def hook(request: GroupRequest, trajectory: Trajectory) -> None:
-        finished.append(trajectory)
-        if store:
-            store.add_episode(run, "eval/base", 0, request.group_id, 0, trajectory)
-        correct = sum(episode.metrics.get("correct", 0.0) for episode in finished)
-        watch.advance(1, accuracy=correct / len(finished))
-
-    async def play() -> None:
-        if model == "oracle":
-            await run_oracle(make_env, requests, hook)
-            return
-        watch.phase("load")
-        actors = build_actors(settings, *load_policy(settings))
-        await actors.engine.start()
-        watch.phase("evaluate", len(requests))
-        try:
-            account = await run_policy(actors, requests, temperature, hook)
-            for line in account.lines():
-                watch.note(line)
-        finally:
-            await actors.engine.close()
-
-    began = time.perf_counter()
-    asyncio.run(play())
-    seconds = time.perf_counter() - began
-    result = summarise(
-        finished, model=model, env=settings.env.id, split=split, temperature=temperature, seed=seed, seconds=seconds
-    )
-    if store:
-        store.log(run, "eval/base", 0, result.to_metrics())
-        store.close()
-    return result
-
-
-def _store(out: Path) -> RunStore:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"out={str(out)!r}: the folder cannot be written: {error.strerror}") from None
-    return RunStore(out / "store.sqlite")
-
-
-def _settings(
-    config: RunConfig, model: str, env: str | None, env_options: dict[str, Any] | None, split: str
-) -> RunConfig:
-    tree = config.model_dump()
-    if env is not None and env != config.env.id:
-        tree["env"] |= {"id": env, "options": {}}
-    if env_options is not None:
-        tree["env"]["options"] = env_options
-    tree["env"]["eval_split"] = split
-    tree["model"]["name"] = model
-    return RunConfig.model_validate(tree)

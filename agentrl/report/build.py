@@ -7,19 +7,16 @@ escaped text; each file is put in place whole, so that a reader never meets half
 from __future__ import annotations
 
 import math
-import os
 import time
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from agentrl.errors import ConfigError
 from agentrl.report.data import STAGES, Part, RunData, Steps, endings, load_run, open_store, seconds_account
 from agentrl.report.episodes import Comparison, compare
+from agentrl.report.page import figure, put_files, render_page
 from agentrl.report.table import share_names
 from agentrl.text import one_line, visible
 
@@ -62,28 +59,17 @@ def build_report(run_folder: Path) -> Path:
     with open_store(run_folder) as store:
         data = load_run(run_folder, store)
         page = render(data, compare(data, store), Markup(curve_svg(data)))
-    try:
-        _put(run_folder / CURVE_FILE, curve_png(data))
-        _put(run_folder / REPORT_FILE, page.encode("utf-8", "replace"))
-    except OSError as error:
-        raise ConfigError(f"the report in {str(run_folder)!r} cannot be written: {error.strerror}") from None
+    put_files(run_folder, {CURVE_FILE: curve_png(data), REPORT_FILE: page.encode("utf-8", "replace")})
     return run_folder / REPORT_FILE
 
 
 def render(data: RunData, comparison: Comparison, curve: Markup) -> str:
     """The page. Everything but `curve`, which holds none of the run's texts, is escaped."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {
-        "line": one_line,
-        "percent": _percent,
-        "count": _count,
-        "figure": figure,
-        "seconds": _seconds,
-    }
-    template = environment.from_string((files("agentrl.report") / TEMPLATE_FILE).read_text(encoding="utf-8"))
     account = seconds_account(data)
     moving, still = sparks(data.train)
-    return template.render(
+    return render_page(
+        "agentrl.report",
+        TEMPLATE_FILE,
         data=data,
         status=_status(data),
         settings=_settings(data),
@@ -122,13 +108,6 @@ def sparks(steps: Steps) -> tuple[list[Spark], list[tuple[str, str]]]:
             points = _points(_thinned(known, SPARK_POINTS), low, high)
             moving.append(Spark(one_line(name), figure(values[-1]), figure(low), figure(high), points))
     return moving, still
-
-
-def figure(value: float) -> str:
-    """A number in four significant digits."""
-    if not math.isfinite(value):
-        return "\N{EN DASH}"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
 def _points(known: list[tuple[int, float]], low: float, high: float) -> str:
@@ -181,24 +160,3 @@ def _gain(data: RunData) -> float | None:
         return None
     gain = 100 * (trained.metrics.get("accuracy", math.nan) - start.metrics.get("accuracy", math.nan))
     return gain if math.isfinite(gain) else None
-
-
-def _percent(value: float, digits: int = 1) -> str:
-    return f"{100 * value:.{digits}f}" if math.isfinite(value) else "\N{EN DASH}"
-
-
-def _seconds(value: float) -> str:
-    return f"{value:,.0f} s" if value >= 100 else f"{value:.1f} s"
-
-
-def _count(value: float) -> str:
-    return f"{value:,.0f}" if math.isfinite(value) else "\N{EN DASH}"
-
-
-def _put(file: Path, content: bytes) -> None:
-    draft = file.with_name(f"{file.name}.{os.getpid()}.tmp")
-    try:
-        draft.write_bytes(content)
-        os.replace(draft, file)
-    finally:
-        draft.unlink(missing_ok=True)

@@ -13,10 +13,9 @@ import yaml
 
 from agentrl.errors import StoreError
 from agentrl.store import RunRecord, RunStore
+from agentrl.store.folder import CONFIG_FILE, open_folder, runs_of
 from agentrl.trajectory import StopReason
 
-STORE_FILE = "store.sqlite"
-CONFIG_FILE = "config.yaml"
 STAGES = ("base", "warm_start", "trained")
 ROUNDING = 1e-3  # seconds; a smaller rest of a step is no part of it
 _STOP = "stop/"
@@ -81,10 +80,7 @@ class RunData:
 
 def open_store(folder: Path) -> RunStore:
     """The store of a run's folder; raises `StoreError` if there is none."""
-    file = folder / STORE_FILE
-    if not file.is_file():
-        raise StoreError(f"{str(folder)!r} is no run's folder: it has no {STORE_FILE}")
-    return RunStore(file)
+    return open_folder(folder)
 
 
 def load_run(folder: Path, store: RunStore) -> RunData:
@@ -148,10 +144,10 @@ def seconds_account(data: RunData) -> list[Part]:
 
 
 def _choose(store: RunStore, folder: Path, name: object) -> RunRecord:
-    """The run that the configuration names, else the latest."""
-    runs = store.runs()
+    """The run that the configuration names, else the latest of the folder's own."""
+    runs = runs_of(folder, store)
     if not runs:
-        raise StoreError(f"{str(folder / STORE_FILE)!r} holds no run yet")
+        raise StoreError(f"{store.place!r} holds no run yet")
     return next((run for run in runs if run.name == name), runs[-1])
 
 

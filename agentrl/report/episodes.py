@@ -153,17 +153,22 @@ def _choose(by_outcome: dict[str, list[str]], tasks: list[str]) -> list[str]:
 
 def _pair(task: str, before: EpisodeRecord | None, after: EpisodeRecord | None) -> PairView:
     either = after or before
-    opening = either.trajectory.opening if either else []
     return PairView(
         one_line(task),
         _outcome(before, after),
-        [MessageView(str(message.role), Excerpt.of(message.text)) for message in opening],
-        _episode(before) if before else None,
-        _episode(after) if after else None,
+        opening_views(either.trajectory) if either else [],
+        episode_view(before) if before else None,
+        episode_view(after) if after else None,
     )
 
 
-def _episode(record: EpisodeRecord) -> EpisodeView:
+def opening_views(trajectory: Trajectory) -> list[MessageView]:
+    """The messages that the policy was given at first."""
+    return [MessageView(str(message.role), Excerpt.of(message.text)) for message in trajectory.opening]
+
+
+def episode_view(record: EpisodeRecord) -> EpisodeView:
+    """The episode as the page shows it."""
     trajectory = record.trajectory
     verdict = "no verdict" if record.correct is None else "correct" if record.correct else "wrong"
     if trajectory.aborted:
@@ -183,13 +188,17 @@ def _episode(record: EpisodeRecord) -> EpisodeView:
 
 
 def _facts(trajectory: Trajectory) -> str:
-    turns = len(trajectory.turns)
-    plural = "" if turns == 1 else "s"
-    return f"{turns} turn{plural} · {trajectory.num_policy_tokens:,} tokens · {trajectory.seconds:.1f} s"
+    turns, tokens = len(trajectory.turns), trajectory.num_policy_tokens
+    facts = [
+        f"{turns} turn{'' if turns == 1 else 's'}",
+        f"{tokens:,} tokens" if tokens else "",
+        f"{trajectory.seconds:.1f} s",
+    ]
+    return " · ".join(filter(None, facts))
 
 
 def _turn(turn: Turn) -> list[MessageView]:
-    chips = [f"{len(turn.sampled_ids):,} tokens"]
+    chips = [f"{len(turn.sampled_ids):,} tokens"] if turn.sampled_ids else []  # an endpoint or an oracle gives none
     if turn.reward:
         chips.append(f"reward {_figure(turn.reward)}")
     if turn.parse_error:

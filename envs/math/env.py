@@ -162,7 +162,7 @@ class MathEnv(ToolEnv):
             "right_steps": done / steps if steps else 0.0,
             "verifier_failed": float(finding.failed),
         }
-        return Verdict(float(finding.equal), metrics)
+        return Verdict(float(finding.equal), metrics, answer=given or "")
 
     # -- within --------------------------------------------------------------------------------------------------------
 

@@ -181,7 +181,7 @@ class SearchEnv(ToolEnv):
             "tool_calls": float(len(episode.calls)),
             "hops_found": float(found),
         }
-        return Verdict(f1 if self._reward == "f1" else float(correct), metrics)
+        return Verdict(f1 if self._reward == "f1" else float(correct), metrics, answer=given)
 
     # -- within ------------------------------------------------------------------------------------------------------
 

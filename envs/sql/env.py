@@ -154,6 +154,12 @@ class SqlEnv(ToolEnv):
         """The query, or the statement of a change, and the rows of the result (None where only the judge knows)."""
         return {"query": task.data["query"], "answer": task.data["answer"]}
 
+    def fingerprint(self, task: Task) -> dict[str, Any]:
+        """All that is judged by; rows whose order counts for nothing are sorted, as it is the query planner's."""
+        rows = task.data["answer"]
+        kept = rows if task.data["ordered"] or rows is None else sorted(rows, key=repr)
+        return {**task.data, "answer": kept}
+
     def episode_tool_options(self, task: Task) -> Mapping[str, Mapping[str, Any]]:
         return {"sql": {"database": _database(task), "writable": task.data["change"]}}
 

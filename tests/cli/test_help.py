@@ -17,7 +17,20 @@ HELP = {
         "agentrl train my.yaml seed=1 optimiser.lr=1e-5",
         "agentrl train --resume runs/quickstart",
     ],
-    ("eval",): ["agentrl eval oracle --env agentrl/Arithmetic-v0 'levels=[1, 2, 3, 4]'"],
+    ("eval",): [
+        "agentrl eval core --model smollm2-135m-instruct",
+        "agentrl eval agentrl/SQL-v0 --model oracle -n 20 options.rows=50",
+    ],
+    ("suites", "list"): ["agentrl suites list --json"],
+    ("suites", "show"): ["agentrl suites show core"],
+    ("suites", "digest"): ["agentrl suites digest my_suite.yaml --write"],
+    ("compare",): ["agentrl compare before/report.json after/report.json --json"],
+    ("judge",): ["agentrl judge runs/eval/math --judge MODEL --votes 5 --n-judge 4"],
+    ("view",): ["agentrl view runs/quickstart"],
+    ("probe",): ["agentrl probe base/ runs/a --second runs/b"],
+    ("store", "list"): ["agentrl store list runs/quickstart"],
+    ("store", "export"): ["agentrl store export runs/quickstart quickstart.jsonl"],
+    ("store", "import"): ["agentrl store import quickstart.jsonl all.sqlite --name again"],
     ("report",): ["agentrl report runs/quickstart"],
     ("replay",): ["agentrl replay runs/quickstart"],
     ("doctor",): ["agentrl doctor --json"],
@@ -32,7 +45,7 @@ HELP = {
     ("models", "list"): ["agentrl models list --json"],
     ("models", "fetch"): ["agentrl models fetch smollm2-135m-instruct"],
 }
-LISTS = [("envs", "list"), ("tools", "list"), ("recipes", "list"), ("models", "list")]
+LISTS = [("envs", "list"), ("tools", "list"), ("recipes", "list"), ("suites", "list"), ("models", "list")]
 
 
 @pytest.mark.parametrize("command", HELP, ids=lambda command: " ".join(command) or "agentrl")
@@ -45,7 +58,7 @@ def test_help_shows_each_example_on_a_line_of_its_own(agentrl, command: tuple[st
     assert max(len(line) for line in shown.out.splitlines()) <= 80
 
 
-@pytest.mark.parametrize("group", ["envs", "tools", "recipes", "models"])
+@pytest.mark.parametrize("group", ["envs", "tools", "recipes", "suites", "models"])
 def test_a_group_without_a_command_shows_its_help(agentrl, group: str) -> None:
     shown = agentrl(group)
     assert shown.code == 2
@@ -60,7 +73,7 @@ def test_version(agentrl) -> None:
 
 @pytest.mark.parametrize(
     "arguments",
-    [("trian",), ("train", "--recipie", "tiny"), ("eval",), ("eval", "tiny", "-n", "0"), ("eval", "tiny", "-n", "x")],
+    [("trian",), ("train", "--recipie", "tiny"), ("eval",), ("eval", "core", "-n", "0"), ("eval", "core", "-k", "x")],
     ids=" ".join,
 )
 def test_a_wrong_usage_is_exit_code_2(agentrl, arguments: tuple[str, ...]) -> None:

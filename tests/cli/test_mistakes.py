@@ -68,10 +68,6 @@ def test_train(agentrl, tmp_path, monkeypatch, arguments: tuple[str, ...], said:
         (("tools", "call", "calculatr"), ["calculatr", "did you mean 'calculator'"]),
         (("tools", "call", "calculator", "1+1"), ["1+1", "key=value"]),
         (("models", "fetch", "tinny"), ["tinny", "did you mean 'tiny'"]),
-        (("eval", "tinny"), ["tinny", "did you mean 'tiny'"]),
-        (("eval", "oracle", "--env", "Nothing-v0"), ["Nothing-v0"]),
-        (("eval", "oracle", "--split", "tset"), ["tset", "test"]),
-        (("eval", "oracle", "level=1"), ["level", "did you mean 'levels'"]),
         (("report", "nowhere"), ["nowhere", "holds no run"]),
         (("train", "--resume", "nowhere"), ["nowhere", "no run"]),
     ],
@@ -96,23 +92,25 @@ def test_an_unwritable_folder(agentrl, tmp_path) -> None:
     """A file in the way: no user, root included, can make a folder below it."""
     (tmp_path / "file").write_text("")
     agentrl(*TRAIN, f"out={tmp_path}/file/runs").fails_in_one_line("out", "cannot be written")
-    agentrl("eval", "oracle", "-n", "1", "--out", f"{tmp_path}/file/kept").fails_in_one_line("file/kept")
+    asked = ("eval", "agentrl/Arithmetic-v0", "--model", "oracle", "-n", "1")
+    agentrl(*asked, "--out", f"{tmp_path}/file/kept").fails_in_one_line("file/kept", "cannot be written")
 
 
 def test_a_model_without_a_chat_template(agentrl, tmp_path, without_template: Path) -> None:
     agentrl(*TRAIN, f"model.name={without_template}", f"out={tmp_path}").fails_in_one_line("chat template")
-    agentrl("eval", str(without_template), "-n", "1").fails_in_one_line("chat template")
+    asked = ("eval", "agentrl/Arithmetic-v0", "-n", "1", "--out", f"{tmp_path}/kept")
+    agentrl(*asked, "--model", str(without_template)).fails_in_one_line("chat template")
 
 
-def test_a_broken_model_folder(agentrl, tmp_path, without_template: Path) -> None:
+def test_a_broken_model_folder(agentrl, tmp_path) -> None:
     (tmp_path / "empty").mkdir()
-    agentrl("eval", str(tmp_path / "empty"), "-n", "1").fails_in_one_line("config.json")
-    (tmp_path / "torn").mkdir()
-    for file in without_template.iterdir():
-        (tmp_path / "torn" / file.name).write_bytes(file.read_bytes())
+    asked = ("eval", "agentrl/Arithmetic-v0", "-n", "1", "--out", f"{tmp_path}/kept")
+    agentrl(*asked, "--model", str(tmp_path / "empty")).fails_in_one_line("config.json")
+    for part in build_tiny():
+        part.save_pretrained(tmp_path / "torn")
     weights = tmp_path / "torn" / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:1000])
-    agentrl("eval", str(tmp_path / "torn"), "-n", "1").fails_in_one_line("cannot be loaded")
+    agentrl(*asked, "--model", str(tmp_path / "torn")).fails_in_one_line("cannot be loaded")
 
 
 def test_a_recipes_environment_options_stay_with_its_environment(agentrl, tmp_path) -> None:
@@ -126,11 +124,12 @@ def test_a_recipes_environment_options_stay_with_its_environment(agentrl, tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_json_has_no_infinities(agentrl) -> None:
-    """The interval of one episode's reward is unbounded: null, since JSON has no infinity."""
+def test_json_has_no_infinities(agentrl, tmp_path) -> None:
+    """The interval of one task's reward is unbounded: null, since JSON has no infinity."""
 
     def refuse(name: str) -> None:
         raise AssertionError(f"{name} is not JSON")
 
-    result = json.loads(agentrl("eval", "oracle", "-n", "1", "--json").out, parse_constant=refuse)
-    assert result["reward"] == {"value": 1.0, "low": None, "high": None}
+    asked = ("eval", "agentrl/Arithmetic-v0", "--model", "oracle", "-n", "1", "--out", f"{tmp_path}/kept", "--json")
+    result = json.loads(agentrl(*asked).out, parse_constant=refuse)
+    assert result["total"]["reward"] == {"value": 1.0, "low": None, "high": None}

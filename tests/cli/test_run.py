@@ -54,27 +54,19 @@ def test_a_second_run_gets_a_name_of_its_own(agentrl, trained, monkeypatch) -> N
     agentrl("train", "--recipe", "tiny", *SMALL, "--name", "tiny").fails_in_one_line("resume it or choose another name")
 
 
-def test_eval_of_a_run_takes_its_environment_and_prints_only_json(agentrl, trained) -> None:
+def test_eval_of_a_run_plays_its_policy_and_prints_only_json(agentrl, trained, monkeypatch, tmp_path: Path) -> None:
     home, _ = trained
-    shown = agentrl("eval", str(home / "runs" / "tiny"), "-n", "3", "--json")
+    monkeypatch.chdir(tmp_path)
+    small = ("-n", "3", "limits.max_tokens=64", "--json")
+    shown = agentrl("eval", "agentrl/Arithmetic-v0", "--model", str(home / "runs" / "tiny"), *small)
     result = json.loads(shown.out)
-    assert result["episodes"] + result["aborted"] == 3
-    assert result["model"] == str(home / "runs" / "tiny" / "policy")
-    same = json.loads(agentrl("eval", str(home / "runs" / "tiny" / "policy"), "-n", "3", "--json").out)
-    assert {**same, "seconds": 0} == {**result, "seconds": 0}
-
-
-def test_eval_inside_a_run_still_means_what_was_named(agentrl, run: Path, monkeypatch) -> None:
-    monkeypatch.chdir(run)
-    assert json.loads(agentrl("eval", "oracle", "-n", "2", "--json").out)["model"] == "oracle"
-    assert json.loads(agentrl("eval", ".", "-n", "1", "--json").out)["model"] == "policy"
-
-
-def test_eval_for_people_keeps_the_episodes(agentrl, tmp_path: Path) -> None:
-    shown = agentrl("eval", "oracle", "-n", "5", "--out", str(tmp_path / "kept"), "levels=[2]")
-    assert shown.code == 0
-    assert "100.0 %" in shown.out
-    assert (tmp_path / "kept" / "store.sqlite").is_file()
+    assert result["total"]["judged"] == 3
+    assert result["model"]["name"] == str(home / "runs" / "tiny")
+    policy = agentrl("eval", "agentrl/Arithmetic-v0", "--model", str(home / "runs" / "tiny" / "policy"), *small)
+    same = json.loads(policy.out)
+    assert same["model"]["weights_hash"] == result["model"]["weights_hash"] != ""
+    assert same["entries"][0]["outcomes"] == result["entries"][0]["outcomes"]
+    assert same["total"]["tokens"] == result["total"]["tokens"] > 0
 
 
 def test_report_again(agentrl, run: Path) -> None:
@@ -117,4 +109,4 @@ def test_resume_of_a_run_with_a_corrupt_configuration(agentrl, run: Path) -> Non
 
 def test_a_run_that_did_not_finish_has_no_policy_to_evaluate(agentrl, run: Path) -> None:
     shutil.rmtree(run / "policy")
-    agentrl("eval", str(run), "-n", "1").fails_in_one_line("without a trained policy", "--resume")
+    agentrl("eval", "core", "--model", str(run)).fails_in_one_line("without a trained policy", "--resume")

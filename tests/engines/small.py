@@ -43,6 +43,27 @@ def assert_exact(model: Any, prompt: list[int], completion: Completion, temperat
     torch.testing.assert_close(torch.tensor(completion.logprobs), expected, atol=1e-4, rtol=0)
 
 
+def nucleus(probabilities: torch.Tensor, top_p: float) -> torch.Tensor:
+    """The kept mass by the definition, one id after the other; zero elsewhere, shape (vocabulary,)."""
+    kept = torch.zeros_like(probabilities)
+    order = sorted(range(len(probabilities)), key=lambda token: (-float(probabilities[token]), token))
+    for token in order:
+        if float(kept.sum()) >= top_p:
+            break
+        kept[token] = probabilities[token]
+    return kept / kept.sum()
+
+
+def assert_nucleus(model: Any, prompt: list[int], completion: Completion, temperature: float, top_p: float) -> int:
+    """The log-probabilities are those of the nucleus, by a plain forward pass; returns how many it changed."""
+    table = plain_logprobs(model, prompt, completion.ids, temperature).double()
+    rows = list(zip(table, completion.ids, strict=True))
+    expected = torch.stack([nucleus(row.exp(), top_p)[token].log() for row, token in rows])
+    actual = torch.tensor(completion.logprobs, dtype=torch.float64)
+    torch.testing.assert_close(actual, expected, atol=1e-4, rtol=0)
+    return sum(bool(row[token] < value - 1e-3) for (row, token), value in zip(rows, expected, strict=True))
+
+
 def assert_same(first: list[Completion], second: list[Completion]) -> None:
     """Equal ids, and log-probabilities equal up to rounding."""
     assert [completion.ids for completion in first] == [completion.ids for completion in second]

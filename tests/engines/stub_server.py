@@ -65,6 +65,10 @@ class StubServer:
     """Seconds before each well-formed answer."""
     max_model_len: int | None = 4096
     models: tuple[str, ...] = (MODEL,)
+    root: str | None = None
+    """Where it says that it has its models from."""
+    listing: Fault | None = None
+    """Answers requests for the list of models."""
     processed: bool = True
     """Whether log-probabilities are those of the temperature."""
     asked: list[Asked] = field(default_factory=list)
@@ -97,7 +101,9 @@ class StubServer:
     async def _answer(self, exchange: Exchange) -> None:
         asked = exchange.asked
         if asked.path == "/v1/models":
-            served = [{"id": name, "max_model_len": self.max_model_len} for name in self.models]
+            if self.listing is not None:
+                return await self.listing(exchange)
+            served = [{"id": name, "max_model_len": self.max_model_len, "root": self.root} for name in self.models]
             exchange.send(200, json.dumps({"object": "list", "data": served}).encode())
             return
         self.asked.append(asked)

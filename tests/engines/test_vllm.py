@@ -25,7 +25,7 @@ from agentrl.engines.weights import module_hash
 from agentrl.errors import ConfigError, EngineError, EngineRefusal
 from agentrl.learner.policy import Policy
 from agentrl.models.tiny import build_tiny
-from tests.engines.small import assert_exact, assert_same, make_model, plain_logprobs
+from tests.engines.small import assert_exact, assert_nucleus, assert_same, make_model, plain_logprobs
 from tests.engines.vllm_small import STOP, descendants, perturb, prompt_of
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module")]
@@ -63,6 +63,14 @@ async def test_logprobs_are_those_of_the_model_at_the_sampling_temperature(
         assert completion.weights_hash == module_hash(engine.model)
         assert (completion.finish_reason is FinishReason.STOP) == (completion.ids[-1] == STOP)
         assert STOP not in completion.ids[:-1]
+
+
+@pytest.mark.parametrize(("temperature", "top_p"), [(1.0, 0.7), (0.6, 0.95)])
+async def test_logprobs_are_those_of_the_nucleus(engine: VllmEngine, temperature: float, top_p: float) -> None:
+    prompts = [prompt_of(index, 3 + 4 * index) for index in range(7)]
+    completions = await together(engine, prompts, temperature=temperature, top_p=top_p)
+    pairs = zip(prompts, completions, strict=True)
+    assert sum(assert_nucleus(engine.model, prompt, each, temperature, top_p) for prompt, each in pairs) > 50
 
 
 async def test_greedy_among_sampled_takes_the_most_likely_and_scores_at_temperature_one(engine: VllmEngine) -> None:

@@ -21,7 +21,7 @@ from agentrl.engines.weights import module_hash
 from agentrl.errors import ConfigError, EngineError
 from agentrl.messages import user
 from agentrl.models.tiny import build_tiny
-from tests.engines.small import assert_exact
+from tests.engines.small import assert_exact, assert_nucleus
 from tests.engines.vllm_small import STOP, descendants, perturb, prompt_of
 
 pytestmark = [pytest.mark.vllm, pytest.mark.asyncio(loop_scope="module")]
@@ -49,6 +49,13 @@ async def test_ids_and_logprobs_are_those_of_the_model(engine: VllmServerEngine,
         assert (completion.finish_reason is FinishReason.STOP) == (completion.ids[-1] == STOP)
     again = await engine.generate(prompts[3], sampling[3])
     assert again.ids == (await engine.generate(prompts[3], sampling[3])).ids
+
+
+async def test_logprobs_are_those_of_the_nucleus(engine: VllmServerEngine) -> None:
+    prompts = [prompt_of(index, 4 + 2 * index) for index in range(6)]
+    calls = [engine.generate(prompt, Sampling(15, 0.8, 0.9, seed=at)) for at, prompt in enumerate(prompts)]
+    pairs = zip(prompts, await asyncio.gather(*calls), strict=True)
+    assert sum(assert_nucleus(engine.model, prompt, completion, 0.8, 0.9) for prompt, completion in pairs) > 40
 
 
 async def test_a_publish_changes_what_is_served_and_its_hash(engine: VllmServerEngine) -> None:
@@ -128,7 +135,7 @@ async def test_a_plain_server_serves_ids_and_chat_but_takes_no_weights(
         tokens = OpenAIEngine(f"{server.address}/v1", NAME, stop_ids=[STOP], api_key_env=None)
         await tokens.start()
         assert tokens.counts_temperature
-        assert tokens.capabilities == Capabilities(max_context=256)
+        assert tokens.capabilities == Capabilities(max_context=256, top_p=True)
         for temperature in (0.0, 0.7):
             sampling = Sampling(max_tokens=12, temperature=temperature, seed=3)
             assert_exact(model, prompt_of(2), await tokens.generate(prompt_of(2), sampling), temperature or 1.0)

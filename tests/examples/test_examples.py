@@ -20,10 +20,10 @@ CASES = {
     "custom_advantage.py": SMALL,
     "custom_objective.py": SMALL,
     "custom_tool.py": [],
-    "evaluate_model.py": ["oracle", "20"],
+    "evaluate_model.py": ["oracle", "core", "2"],
     "learn_with_tools.py": ["math", *SMALL, "--seeds", "0"],
     "stream_rollouts.py": ["--groups", "8", "--in-flight", "discard", "--branch"],
-    "evaluate_endpoint.py": ["--episodes", "6"],
+    "evaluate_endpoint.py": ["--tasks", "6"],
 }
 
 
@@ -81,16 +81,18 @@ async def test_an_endpoint_is_evaluated(tmp_path: Path) -> None:
     async with stub_server() as stub:
         arguments = [stub.url, *CASES["evaluate_endpoint.py"]]
         out = await asyncio.to_thread(run, "evaluate_endpoint.py", arguments, tmp_path)
-        assert "6 of 6 episodes" in out and "accuracy 0.0%" in out and "0 aborted" in out
-        assert all(asked.body["messages"][-1]["role"] == "user" and asked.body["tools"] for asked in stub.asked)
-    with pytest.raises(AssertionError, match="error: "):
-        await asyncio.to_thread(run, "evaluate_endpoint.py", arguments, tmp_path)
+        assert "accuracy 0.0%" in out and "0 episodes missing" in out
+        probe, *played = stub.asked
+        assert len(played) == 6 and "tools" not in probe.body
+        assert all(asked.body["messages"][-1]["role"] == "user" and asked.body["tools"] for asked in played)
+    with pytest.raises(AssertionError, match=r"error: .*no answer in"):  # one task more than the folder holds
+        await asyncio.to_thread(run, "evaluate_endpoint.py", [*arguments[:-1], "7"], tmp_path)
 
 
 def test_evaluate_oracle(tmp_path: Path) -> None:
-    result = json.loads(run("evaluate_model.py", CASES["evaluate_model.py"], tmp_path))
-    assert result["shares"]["correct"]["value"] == 1.0
-    assert result["episodes"] == 20
+    out = run("evaluate_model.py", CASES["evaluate_model.py"], tmp_path)
+    assert "total          accuracy 100.0%" in out and "24 episodes" in out
+    assert "finished before" in run("evaluate_model.py", CASES["evaluate_model.py"], tmp_path)
 
 
 @pytest.mark.slow

@@ -3,62 +3,26 @@
 from __future__ import annotations
 
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
 from agentrl.errors import StoreError
 from agentrl.report import build_report
-from agentrl.report.build import SPARK_HEIGHT, TABLE_ROWS, figure, sparks
+from agentrl.report.build import SPARK_HEIGHT, TABLE_ROWS, sparks
+from agentrl.report.page import figure
 from agentrl.store import RunStore
 from agentrl.trajectory import StopReason
+from tests.report.reading import HOSTILE, SEEN, assert_inert, read
 from tests.report.synthetic import EPISODES, episode, write_run
 
 PNG = b"\x89PNG\r\n\x1a\n"
-VOID = {"meta"}
-
-
-class Page(HTMLParser):
-    """Text by element, elements and attributes of a page; fails on elements that do not nest."""
-
-    def __init__(self, source: str) -> None:
-        super().__init__()
-        self.open: list[str] = []
-        self.elements: list[tuple[str, dict[str, str | None]]] = []
-        self.text = ""
-        self.feed(source)
-        assert self.open == []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-        self.text += " "
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.elements.append((tag, dict(attrs)))
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
-        self.text += " "
-
-    def handle_data(self, data: str) -> None:
-        if not {"style", "svg"} & set(self.open):
-            self.text += data
-
-    def tags(self) -> set[str]:
-        return {tag for tag, _ in self.elements}
 
 
 @pytest.fixture
 def run_folder(tmp_path: Path) -> Path:
     """A whole run of eight steps."""
     return write_run(tmp_path / "quickstart")
-
-
-def read(path: Path) -> Page:
-    return Page(path.read_text(encoding="utf-8"))
 
 
 def test_a_whole_run(run_folder: Path) -> None:
@@ -93,17 +57,7 @@ def test_figures_are_those_of_the_store(run_folder: Path) -> None:
 
 
 def test_the_page_loads_nothing_and_runs_nothing(run_folder: Path) -> None:
-    built = build_report(run_folder)
-    page, source = read(built), built.read_text(encoding="utf-8")
-    assert not page.tags() & {"script", "link", "img", "iframe", "object", "embed", "form", "base", "a"}
-    for tag, attributes in page.elements:
-        for name, value in attributes.items():
-            assert not name.startswith("on"), (tag, name)
-            if name in ("src", "href", "xlink:href", "srcset", "action"):
-                assert str(value).startswith("#"), (tag, value)
-    assert "@import" not in source
-    assert set(re.findall(r"url\((.)", source)) <= {"#"}
-    assert any("default-src 'none'" in str(attributes.get("content")) for _, attributes in page.elements)
+    assert_inert(build_report(run_folder))
 
 
 def test_both_colour_schemes_reach_the_curve(run_folder: Path) -> None:
@@ -114,12 +68,6 @@ def test_both_colour_schemes_reach_the_curve(run_folder: Path) -> None:
     assert {"paper", "ink", "muted", "grid", "accuracy", "reward", "held"} == used
     assert all(source.count(f"--{name}: #") == 2 for name in used - {"paper", "ink", "muted", "grid"})
     assert not re.search(r"#[0-9a-f]{6}", curve)
-
-
-HOSTILE = (
-    "<script>alert(1)</script><img src=x onerror=alert(1)>{{ 7 * 7 }}</pre></style>"
-    "\x1b[2J\x1b]0;owned\x07 pay \u202e001\u202c & \u2066go\u2069 \x00"
-)
 
 
 def test_hostile_text_is_text_wherever_it_comes_from(tmp_path: Path) -> None:
@@ -138,12 +86,11 @@ def test_hostile_text_is_text_wherever_it_comes_from(tmp_path: Path) -> None:
         store.log(1, "eval/base", 0, {f"{HOSTILE}{end}": 0.5 for end in ("", "_low", "_high")})
     (folder / "config.yaml").write_text(f"name: x\nmodel: {{name: {HOSTILE!r}}}\n# {HOSTILE}\n", encoding="utf-8")
     built = build_report(folder)
-    page, source = read(built), built.read_text(encoding="utf-8")
-    assert not page.tags() & {"script", "img"}
-    assert not re.search("[\x00-\x08\x0b-\x1f\x7f\u202a-\u202e\u2066-\u2069\u200e\u200f]", source)
-    assert "<script>alert(1)</script>" in page.text
-    assert "␛[2J␛]0;owned␇ pay ⟨U+202E⟩001⟨U+202C⟩ & ⟨U+2066⟩go⟨U+2069⟩ ␀" in page.text
-    assert "{{ 7 * 7 }}" in page.text
+    assert_inert(built)
+    text = read(built).text
+    assert "<script>alert(1)</script>" in text
+    assert SEEN in text
+    assert "{{ 7 * 7 }}" in text
 
 
 def test_a_megabyte_of_observation_is_cut_and_says_so(tmp_path: Path) -> None:
@@ -193,7 +140,7 @@ def test_a_configuration_that_is_none_is_no_obstacle(run_folder: Path, text: str
 
 
 def test_a_folder_without_a_run_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"it has no store\.sqlite"):
+    with pytest.raises(StoreError, match="holds no run"):
         build_report(tmp_path)
     assert list(tmp_path.iterdir()) == []
     RunStore(tmp_path / "store.sqlite").close()

@@ -13,8 +13,9 @@ from rich.console import Console
 
 from agentrl.messages import ToolCall
 from agentrl.report import evaluation_table
-from agentrl.report.curve import Palette, curve_png, draw
+from agentrl.report.curve import curve_png, draw
 from agentrl.report.data import Evaluation, RunData, endings, load_run, open_store, seconds_account
+from agentrl.report.drawing import Palette
 from agentrl.report.episodes import SHOWN_PAIRS, SHOWN_TURNS, Comparison, compare
 from agentrl.store import RunRecord, RunStore
 from agentrl.trajectory import StopReason
