@@ -24,7 +24,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  { echo "agentrl needs Python 3.11 or newer; choose one: make PYTHON=python3.12 ..." >&2; exit 2; }
 	@echo "Making $(VENV) (first time or changed requirements; a few minutes) ..."
 	@$(PYTHON) -m venv $(VENV) || { echo "On Debian and Ubuntu: apt-get install python3-venv" >&2; exit 2; }
-	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[test,dev]' \
+	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -c constraints.txt -e '.[test,interop,dev]' \
 	  | sed -u -n -e 's#^Collecting \([^ ]*\).*#  resolving \1#p; s#^Processing .*/#  using #p; s#^Installing.*#  installing ...#p' \
 	    -e 's#^ *Downloading \(.*/\)\{0,1\}\([^/]*\.whl (.*\)#  getting \2#p'
 	@touch $@
@@ -39,7 +39,7 @@ slow: $(STAMP) ## run the slow tests: the real 135M model, fetched once
 	$(BIN)/python -m pytest -m "slow and not (vllm or docker or postgres or bubblewrap or browser or gpu)" $(ARGS)
 
 test-vllm: $(VLLM_STAMP) ## run the tests of the vLLM engines with real vLLM on the CPU (first time: 3.5 GB, a few minutes)
-	$(VLLM_VENV)/bin/python -m pytest -m vllm $(ARGS)
+	$(VLLM_VENV)/bin/python -m pytest -m vllm $(ARGS) $$(grep -rl --include='test_*.py' 'mark\.vllm' tests) # others import what is not there
 
 # vLLM asks for torchvision, torchaudio and torchcodec, of which there is no build for this torch: with them no model imports.
 $(VLLM_STAMP): pyproject.toml constraints-vllm.txt
