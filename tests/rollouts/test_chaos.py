@@ -221,7 +221,7 @@ async def test_an_environment_that_fails_at_a_stage_costs_its_own_episodes_only(
 ) -> None:
     rates = {f"{stage}.{kind}": 0.2} if stage != "close" else {"step.raise": 0.3, f"close.{kind}": 0.5}
     faults, books, ledger = Faults(rates, seed=3), Books(), Ledger()
-    limits = {"concurrency": 16, "step_seconds": 0.1, "episode_seconds": 1.0}
+    limits = {"concurrency": 16, "step_seconds": 0.5, "episode_seconds": 5.0}
     context = faulty_context(faults, books, ledger, env=env, turns=3, **limits)
     context.engine.inner.before = None  # type: ignore[attr-defined]
     groups = await play(context, 12, 4)
