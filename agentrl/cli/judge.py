@@ -16,17 +16,18 @@ if TYPE_CHECKING:
     from agentrl.evaluation.players import PlayerSettings
     from agentrl.evaluation.samples import Sample
     from agentrl.observe import Observer
-    from agentrl.store import RunStore
+    from agentrl.store import RunRecord, RunStore
 
 EXAMPLES = examples(
     "agentrl judge runs/eval/math --judge NAME --endpoint http://localhost:8000/v1",
     "agentrl judge runs/eval/math --judge MODEL --votes 5 --n-judge 4",
     "agentrl judge runs/eval/math --judge NAME --endpoint URL retries=8",
+    "agentrl judge runs/grpo --phase train --step 1 --step 50 --judge NAME --endpoint URL",
 )
 
 
 def judge_command(
-    folder: Annotated[Path, typer.Argument(metavar="DIR", help="An evaluation's folder.")],
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="An evaluation's folder, or with --phase a run's.")],
     judge: Annotated[str, typer.Option(metavar="MODEL", help="The judge: a model's name at the endpoint, or a model.")],
     options: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Engine options.")] = None,
     endpoint: Annotated[str | None, typer.Option(help="Address of an OpenAI-compatible server.")] = None,
@@ -36,6 +37,8 @@ def judge_command(
     votes: Annotated[int, typer.Option(min=1, help="Independent votes on each right answer.")] = 3,
     n_judge: Annotated[int | None, typer.Option(min=1, help="Judge this many right answers of a task.")] = None,
     entry: Annotated[list[str] | None, typer.Option(help="Only this entry of the suite; may be repeated.")] = None,
+    phase: Annotated[str | None, typer.Option(help="A phase of a training run, such as train: a row a step.")] = None,
+    step: Annotated[list[int] | None, typer.Option(help="Only this step of the phase; may be repeated.")] = None,
     temperature: Annotated[float, typer.Option(help="The judge's sampling temperature, above 0.")] = 0.6,
     max_tokens: Annotated[int, typer.Option(min=1, help="Tokens of one verdict, thinking included.")] = 2048,
     concurrency: Annotated[int, typer.Option(min=1, help="Votes asked for at one time.")] = 8,
@@ -46,10 +49,8 @@ def judge_command(
     from rich.console import Console
 
     from agentrl.display import make_display
-    from agentrl.evaluation.folder import open_evaluation
     from agentrl.evaluation.judge import JudgeSettings, votes_of
     from agentrl.evaluation.players import PlayerSettings
-    from agentrl.evaluation.samples import samples_of
 
     settings = JudgeSettings(votes, n_judge, temperature, max_tokens, concurrency=concurrency, seed=seed)
     served = PlayerSettings(
@@ -60,9 +61,9 @@ def judge_command(
         api_key_env=api_key_env,
         device=device,
     )
-    store, run = open_evaluation(folder)
+    store, run = _open(folder, phase, entry, step)
     with store:
-        samples = samples_of(store, run.id, entry or None)
+        samples = _samples(store, run.id, phase, entry, step)
         observer = make_display(Console(stderr=True))
         try:
             counts = asyncio.run(_judge(store, run.id, samples, judge, served, settings, observer))
@@ -74,6 +75,37 @@ def judge_command(
         print_json({"judge": settings.name_for(judge), **vars(counts), "entries": _trees(reports)})
     else:
         _print(counts, reports)
+
+
+def _open(
+    folder: Path, phase: str | None, entries: list[str] | None, steps: list[int] | None
+) -> tuple[RunStore, RunRecord]:
+    """The run of the folder, its last one."""
+    from agentrl.errors import ConfigError, StoreError
+    from agentrl.evaluation.folder import open_evaluation
+    from agentrl.store.folder import open_folder, runs_of
+
+    if phase is None:
+        if steps:
+            raise ConfigError(f"--step {steps[0]} needs --phase: an evaluation has no steps")
+        return open_evaluation(folder)
+    if entries:
+        raise ConfigError(f"--entry {entries[0]!r} is of an evaluation; with --phase name steps")
+    store = open_folder(folder)
+    if runs := runs_of(folder, store):
+        return store, runs[-1]
+    store.close()
+    raise StoreError(f"{str(folder)!r} holds no run")
+
+
+def _samples(
+    store: RunStore, run: int, phase: str | None, entries: list[str] | None, steps: list[int] | None
+) -> list[Sample]:
+    from agentrl.evaluation.samples import samples_of, samples_of_steps
+
+    return (
+        samples_of(store, run, entries or None) if phase is None else samples_of_steps(store, run, phase, steps or None)
+    )
 
 
 async def _judge(
@@ -106,7 +138,7 @@ def _trees(reports: dict[str, ReasoningReport]) -> dict[str, Any]:
 
 
 def _print(counts: JudgeCounts, reports: dict[str, ReasoningReport]) -> None:
-    columns = ["entry", "k", "pass@k", "CoT-pass@k", "any", "all", "P(CA)", "P(CC|CA)"]
+    columns = ["entry", "k", "tasks", "pass@k", "CoT-pass@k", "any", "all", "P(CA)", "P(CC|CA)"]
     rows: list[list[str]] = []
     for entry, report in reports.items():
         points = report.passed.points
@@ -116,7 +148,7 @@ def _print(counts: JudgeCounts, reports: dict[str, ReasoningReport]) -> None:
                 for rule in ("majority", "any", "all")
             ]
             medians = [_percent(report.p_right), _percent(report.p_sound["majority"])]
-            rows.append([entry, str(point.k), _percent(point.value), *sound, *medians])
+            rows.append([entry, str(point.k), str(point.tasks), _percent(point.value), *sound, *medians])
     print_table(columns, rows)
     typer.echo(
         f"{counts.right} right answers; {counts.asked} votes now ({counts.yes} yes, {counts.no} no, "

@@ -18,8 +18,16 @@ import numpy as np
 
 from agentrl.errors import ConfigError
 from agentrl.evaluation.clusters import clustered_share_difference
-from agentrl.evaluation.intervals import Interval, bootstrap_means
-from agentrl.evaluation.pass_at_k import CurvePoint, PassCurve, pass_at_k, pass_curve, powers_of_two, task_values
+from agentrl.evaluation.intervals import Interval
+from agentrl.evaluation.pass_at_k import (
+    CurvePoint,
+    PassCurve,
+    pass_at_k,
+    pass_curve,
+    powers_of_two,
+    task_values,
+    trials,
+)
 from agentrl.evaluation.samples import Sample, TaskCounts, TaskKey, task_counts
 from agentrl.evaluation.support import (
     SupportReport,
@@ -57,7 +65,7 @@ class BoundaryReport:
     """pass@k at k = 1, 2, 4 ... n, n the fewest samples of a problem and a model."""
     trained_curve: PassCurve
     difference: tuple[CurvePoint, ...]
-    """Trained minus base at each k, bounds by a bootstrap over problems, paired (Newcombe's where all differ alike)."""
+    """Trained minus base at each k, paired by problem, with the bounds of `clustered_share_difference`."""
     crossover: int | None
     """Smallest k on the grid at which the base model is not behind, if the trained one led at k=1; None: never."""
     sampling_gap: float
@@ -114,7 +122,7 @@ def boundary(
     support = measure_support(before, after)
     grid = powers_of_two(support.k)
     first, second = _common(before, after)
-    curves = [pass_curve(counts, grid, seed=seed) for counts in (first, second)]
+    curves = [pass_curve(counts, grid) for counts in (first, second)]
     gap_k = max(k for k in grid if k <= GAP_K)
     return BoundaryReport(
         base=names[0],
@@ -122,7 +130,7 @@ def boundary(
         tasks=len(first),
         base_curve=curves[0],
         trained_curve=curves[1],
-        difference=_difference(first, second, grid, seed),
+        difference=tuple(_difference(first, second, k) for k in grid),
         crossover=crossover(*curves),
         sampling_gap=curves[0].at(gap_k).value - curves[1].at(1).value,
         gap_k=gap_k,
@@ -188,21 +196,12 @@ def _common(base: Sequence[Sample], trained: Sequence[Sample]) -> tuple[list[Tas
     return before, [after[item.task] for item in before]
 
 
-def _difference(
-    base: Sequence[TaskCounts], trained: Sequence[TaskCounts], grid: Sequence[int], seed: int
-) -> tuple[CurvePoint, ...]:
-    """Paired bootstrap; where all tasks differ alike there is nothing to draw from, and the bounds are Newcombe's."""
-    before, after = (task_values(counts, grid, pass_at_k) for counts in (base, trained))
-    points = []
-    for column, interval in enumerate(bootstrap_means(after - before, seed=seed)):
-        k, sides = grid[column], (before[:, column], after[:, column])
-        if np.ptp(sides[1] - sides[0]) == 0.0:
-            trials = [item.n // k for item in base], [item.n // k for item in trained]
-            interval = clustered_share_difference(
-                sides[0].tolist(), sides[1].tolist(), range(len(base)), counts=trials
-            )  # fmt: skip
-        points.append(CurvePoint(k, *interval, len(base)))
-    return tuple(points)
+def _difference(base: Sequence[TaskCounts], trained: Sequence[TaskCounts], k: int) -> CurvePoint:
+    before, after = (task_values(counts, [k], pass_at_k)[:, 0].tolist() for counts in (base, trained))
+    groups = trials(base, k), trials(trained, k)
+    return CurvePoint(
+        k, *clustered_share_difference(before, after, range(len(base)), counts=groups), tasks=len(base)
+    )  # fmt: skip
 
 
 def _entropies(

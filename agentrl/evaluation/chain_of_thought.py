@@ -108,7 +108,6 @@ def reasoning_report(
     *,
     n_judge: int | None = None,
     ks: Sequence[int] | None = None,
-    seed: int = 0,
 ) -> ReasoningReport:
     """The report; `votes` by `Sample.key`, those of wrong answers are ignored.
 
@@ -125,12 +124,12 @@ def reasoning_report(
     by_key = {sample.key: tuple(votes[sample.key]) for sample in asked}
     tasks = tuple(_task(task, members, by_key) for task, members in by_task(listed).items())
     complete = all(task.judged == task.right for task in tasks)
-    sound: dict[str, PassCurve] = {rule: _curve(tasks, rule, ks, seed) for rule in RULES} if complete else {}
+    sound: dict[str, PassCurve] = {rule: _curve(tasks, rule, ks) for rule in RULES} if complete else {}
     right = [task for task in tasks if task.right]
     given = [vote for several in by_key.values() for vote in several]
     return ReasoningReport(
         tasks=tasks,
-        passed=pass_curve([TaskCounts(task.task, task.n, task.right, task.level) for task in tasks], ks, seed=seed),
+        passed=pass_curve([TaskCounts(task.task, task.n, task.right, task.level) for task in tasks], ks),
         sound=sound,
         complete=complete,
         p_right=median([task.p_right for task in tasks]) if tasks else math.nan,
@@ -183,5 +182,5 @@ def _task(task: TaskKey, members: Sequence[Sample], votes: Mapping[SampleKey, Se
     )
 
 
-def _curve(tasks: Sequence[TaskReasoning], rule: Rule, ks: Sequence[int] | None, seed: int) -> PassCurve:
-    return pass_curve([TaskCounts(task.task, task.n, task.accepted[rule], task.level) for task in tasks], ks, seed=seed)
+def _curve(tasks: Sequence[TaskReasoning], rule: Rule, ks: Sequence[int] | None) -> PassCurve:
+    return pass_curve([TaskCounts(task.task, task.n, task.accepted[rule], task.level) for task in tasks], ks)

@@ -106,35 +106,27 @@ def clustered_share_difference(
     (Newcombe's continuity correction, method 10), and 0 where one of the shares does not vary. Values as in
     `clustered_share`; `counts` of both sides.
     """
-    sides = [
-        clustered_share(values, clusters, coverage, None if counts is None else counts[side])
-        for side, values in enumerate((a, b))
-    ]
+    known = counts or (None, None)
+    sides = [clustered_share(values, clusters, coverage, each) for values, each in zip((a, b), known, strict=True)]
     first, second = (side.interval for side in sides)
     if not isfinite(first.value) or not isfinite(second.value) or sides[0].tasks < 2:
         return Interval(second.value - first.value, -1.0, 1.0)
-    sizes = [
-        _effective_samples(side, clusters, None if counts is None else counts[index])
-        for index, side in enumerate(sides)
-    ]
+    sizes = [_effective_samples(side, clusters, each) for side, each in zip(sides, known, strict=True)]
     return newcombe(first, second, _correlation(a, b, clusters, sizes))
 
 
-def _effective_samples(
-    plain: ClusteredMean, clusters: Sequence[Hashable], counts: Sequence[float] | None
-) -> float:  # fmt: skip
+def _effective_samples(plain: ClusteredMean, clusters: Sequence[Hashable], counts: Sequence[float] | None) -> float:
     """How many independent samples bound the share as well; see `clustered_share`."""
-    size = plain.samples
-    added = sum(number * number for number in Counter(clusters).values()) / size**2  # 1/T for tasks of one size
-    share = min(max(plain.value, 0.0), 1.0)
+    size, share = plain.samples, min(max(plain.value, 0.0), 1.0)
     most = size if counts is None else size**2 / sum(1 / count for count in counts)
+    # Weight of an added task, 1/T where all have one size, and the squared residuals of the two from the share.
+    added = sum(number * number for number in Counter(clusters).values()) / size**2
     pseudo = share**2 + (1 - share) ** 2
-    return min(most, (share * (1 - share) + pseudo * added) / (plain.se**2 + pseudo * added**2))
+    variance = share * (1 - share) * most / (most - 1)
+    return min(most, (variance + pseudo * added) / (plain.se**2 + pseudo * added**2))
 
 
-def _correlation(
-    a: Sequence[float], b: Sequence[float], clusters: Sequence[Hashable], sizes: Sequence[float]
-) -> float:  # fmt: skip
+def _correlation(a: Sequence[float], b: Sequence[float], clusters: Sequence[Hashable], sizes: Sequence[float]) -> float:
     """Of the two shares' estimates, lowered where it is positive."""
     values = [np.asarray(side, dtype=np.float64) for side in (a, b)]
     residuals = [_residual_sums(side, clusters)[1] for side in values]

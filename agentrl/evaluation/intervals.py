@@ -52,9 +52,7 @@ def newcombe(a: Interval, b: Interval, correlation: float = 0.0) -> Interval:
     """
     difference = b.value - a.value
     below, above = (b.value - b.low, a.high - a.value), (b.high - b.value, a.value - a.low)
-    low, high = (
-        sqrt(max(0.0, x * x - 2 * correlation * x * y + y * y)) for x, y in (below, above)
-    )  # fmt: skip
+    low, high = (sqrt(max(0.0, x * x - 2 * correlation * x * y + y * y)) for x, y in (below, above))
     return Interval(difference, max(-1.0, difference - low), min(1.0, difference + high))
 
 

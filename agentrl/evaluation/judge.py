@@ -21,7 +21,7 @@ from agentrl.engines.base import Engine, FinishReason, Sampling
 from agentrl.errors import ConfigError, EngineRefusal
 from agentrl.evaluation.chain_of_thought import SampleKey, Vote, to_judge
 from agentrl.evaluation.judge_prompt import INSTRUCTIONS, judge_messages, read_verdict
-from agentrl.evaluation.samples import PHASE, Sample
+from agentrl.evaluation.samples import Sample
 from agentrl.observe import Observer
 from agentrl.seeding import derive_seed
 
@@ -201,7 +201,7 @@ async def judge_samples(
     name = settings.name_for(model)
     chosen = to_judge(samples, settings.n_judge)
     known = _numbers(store, run, name)
-    missing = {_place(sample): _missing(known.get(_place(sample), set()), settings.votes) for sample in chosen}
+    missing = {sample.place: _missing(known.get(sample.place, set()), settings.votes) for sample in chosen}
     total = sum(map(len, missing.values()))
     sitting = _Sitting(store, run, name, asker, settings, observer)
     sitting.counts.right, sitting.counts.known = len(chosen), len(chosen) * settings.votes - total
@@ -226,7 +226,7 @@ def votes_of(
 
     `judge` None: the only judge there is. Raises `ConfigError` if there are several.
     """
-    keys = {_place(sample): sample.key for sample in samples}
+    keys = {sample.place: sample.key for sample in samples}
     records = [item for item in store.judgements(run) if (item.phase, item.step, item.group, item.member) in keys]
     judges = sorted({item.judge for item in records})
     if judge is None and len(judges) > 1:
@@ -270,10 +270,6 @@ class _Toolless:
 
 
 _Place = tuple[str, int, str, int]
-
-
-def _place(sample: Sample) -> _Place:
-    return PHASE + sample.entry, sample.step, sample.group, sample.sample
 
 
 def _numbers(store: RunStore, run: int, name: str) -> dict[_Place, set[int]]:

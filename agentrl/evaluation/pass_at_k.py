@@ -11,7 +11,7 @@ extrapolated; every point says how many tasks it is over; a task with n=0 has no
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agentrl.errors import ConfigError
-from agentrl.evaluation.intervals import bootstrap_means
+from agentrl.evaluation.clusters import clustered_share
 from agentrl.evaluation.samples import TaskCounts, TaskKey
 
 Estimator = Callable[[int, int, int], float]
@@ -50,7 +50,7 @@ def pass_hat_k(n: int, c: int, k: int) -> float:
 
 @dataclass(frozen=True, slots=True)
 class CurvePoint:
-    """The value at one k: the unweighted mean over the tasks with k samples, bounds by a bootstrap over them."""
+    """The value at one k: the unweighted mean over the tasks with k samples, with the bounds of `clustered_share`."""
 
     k: int
     value: float
@@ -98,12 +98,12 @@ def pass_curve(
     *,
     estimator: Estimator = pass_at_k,
     coverage: float = 0.95,
-    resamples: int = 2000,
-    seed: int = 0,
 ) -> PassCurve:
     """The curve over `ks`; None: every k up to the most samples of a task. At each k the tasks with k samples count.
 
-    The bounds are percentiles of a bootstrap over tasks, seeded. Raises `ConfigError` for a k above every task's n.
+    A task's value is bounded as the share of n // k trials, the groups of k samples that it has (no mean over all
+    groups varies more: W. Hoeffding, Ann. Math. Stat. 19, 1948), so that at k=1 the bounds are those of the accuracy
+    where all tasks have one n. Raises `ConfigError` for a k above every task's n.
     """
     listed = list(counts)
     full = [item for item in listed if item.n > 0]
@@ -111,14 +111,9 @@ def pass_curve(
     wanted = list(range(1, most + 1)) if ks is None else list(ks)
     if full and wanted and max(wanted) > most:
         raise ConfigError(f"k={max(wanted)} is more than the {most} samples with a verdict that a task has at most")
-    points: dict[int, CurvePoint] = {}
-    for members, shared in _by_members(full, wanted):
-        intervals = bootstrap_means(
-            task_values(members, shared, estimator), coverage=coverage, resamples=resamples, seed=seed
-        )
-        points |= {k: CurvePoint(k, *found, len(members)) for k, found in zip(shared, intervals, strict=True)}
+    points = [_point([item for item in full if item.n >= k], k, estimator, coverage) for k in wanted]
     return PassCurve(
-        points=tuple(points[k] for k in wanted if k in points),
+        points=tuple(points) if full else (),
         tasks=len(full),
         samples=most,
         empty=tuple(item.task for item in listed if item.n == 0),
@@ -126,14 +121,15 @@ def pass_curve(
     )
 
 
-def _by_members(counts: Sequence[TaskCounts], ks: Sequence[int]) -> Iterator[tuple[list[TaskCounts], list[int]]]:
-    """The tasks with k samples or more, and all of `ks` that this is the same for."""
-    groups: dict[int, list[int]] = {}
-    for k in ks:
-        groups.setdefault(sum(item.n >= k for item in counts), []).append(k)
-    for size, shared in groups.items():
-        if size:
-            yield [item for item in counts if item.n >= max(shared)], shared
+def _point(counts: Sequence[TaskCounts], k: int, estimator: Estimator, coverage: float) -> CurvePoint:
+    values = task_values(counts, [k], estimator)[:, 0].tolist()
+    found = clustered_share(values, range(len(counts)), coverage, trials(counts, k))
+    return CurvePoint(k, found.value, found.low, found.high, len(counts))
+
+
+def trials(counts: Iterable[TaskCounts], k: int) -> list[int]:
+    """How many groups of k samples each task has."""
+    return [item.n // k for item in counts]
 
 
 def task_values(counts: Sequence[TaskCounts], ks: Sequence[int], estimator: Estimator) -> NDArray[np.float64]:

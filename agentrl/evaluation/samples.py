@@ -77,11 +77,20 @@ class Sample:
     metrics: Mapping[str, float] = field(default_factory=dict)
     step: int = 0
     group: str = ""
-    """With entry, step and number: where the episode stands in the store."""
+    phase: str = ""
+    """In the store; empty: the entry's."""
+    member: int | None = None
+    """In the store; None: the number."""
 
     @property
     def task(self) -> TaskKey:
         return TaskKey(self.entry, self.task_id)
+
+    @property
+    def place(self) -> tuple[str, int, str, int]:
+        """Phase, step, group and member: where the episode stands in the store."""
+        member = self.sample if self.member is None else self.member
+        return self.phase or PHASE + self.entry, self.step, self.group, member
 
     @property
     def key(self) -> tuple[str, str, int]:
@@ -124,6 +133,30 @@ def samples_of(store: RunStore, run: int, entries: Iterable[str] | None = None) 
             ]
         )
     return found
+
+
+def samples_of_steps(store: RunStore, run: int, phase: str, steps: Iterable[int] | None = None) -> list[Sample]:
+    """The samples of a phase such as `train`, each step an entry of its own; a task's are numbered through its groups.
+
+    `steps` None: all. Raises `ConfigError` for a phase or step without episodes.
+    """
+    phases = [item.phase for item in store.phases(run) if item.episodes]
+    if phase not in phases:
+        raise ConfigError(f"the run has no episodes of phase {phase!r}; {nearest(phase, phases)}")
+    wanted = None if steps is None else set(steps)
+    played: dict[int, list[Sample]] = {}
+    numbers: Counter[tuple[int, str]] = Counter()
+    for episode in store.episodes(run, phase):
+        if wanted is None or episode.step in wanted:
+            place = episode.step, episode.trajectory.task_id
+            made = sample_of(episode.trajectory, f"{phase} step {episode.step}", numbers[place])
+            played.setdefault(episode.step, []).append(
+                replace(made, step=episode.step, group=episode.group, phase=phase, member=episode.member)
+            )
+            numbers[place] += 1
+    if missing := sorted((wanted or set()) - set(played)):
+        raise ConfigError(f"phase {phase!r} has no episodes of step {missing[0]}")
+    return [sample for step in sorted(played) for sample in timed_out_is_wrong(played[step])]
 
 
 def _last_step(store: RunStore, run: int, phase: str) -> int:

@@ -72,8 +72,8 @@ def test_judging_and_judging_again(agentrl, folder: Path, endpoint: str) -> None
     shown = agentrl("judge", str(folder), "--judge", "critic", "--endpoint", endpoint, "--votes", "2")
     assert shown.code == 0, shown.err
     lines = shown.out.splitlines()
-    assert lines[0].split()[:4] == ["entry", "k", "pass@k", "CoT-pass@k"]
-    assert lines[1].split() == ["maths", "1", "75.0", "%", *["50.0", "%"] * 3, "75.0", "%", "66.7", "%"]
+    assert lines[0].split()[:4] == ["entry", "k", "tasks", "pass@k"]
+    assert lines[1].split() == ["maths", "1", "1", "75.0", "%", *["50.0", "%"] * 3, "75.0", "%", "66.7", "%"]
     assert "3 right answers; 6 votes now (4 yes, 2 no, 0 without a verdict), 0 from before" in shown.out
     assert "could be read" not in shown.out
     assert Handler.asked == 6
@@ -87,7 +87,49 @@ def test_judging_and_judging_again(agentrl, folder: Path, endpoint: str) -> None
 def test_a_part_gives_no_curve(agentrl, folder: Path, endpoint: str) -> None:
     shown = agentrl("judge", str(folder), "--judge", "critic", "--endpoint", endpoint, "--votes", "1", "--n-judge", "2")
     assert shown.code == 0, shown.err
-    assert shown.out.splitlines()[1].split() == ["maths", "1", "75.0", "%", "-", "-", "-", "75.0", "%", "50.0", "%"]
+    assert shown.out.splitlines()[1].split() == [
+        "maths",
+        "1",
+        "1",
+        "75.0",
+        "%",
+        "-",
+        "-",
+        "-",
+        "75.0",
+        "%",
+        "50.0",
+        "%",
+    ]
+
+
+def test_steps_of_a_training_run(agentrl, tmp_path: Path, endpoint: str) -> None:
+    """P(CA) and P(CC|CA) over training: a row a step; two groups of one task are its samples."""
+    with RunStore(tmp_path / "store.sqlite") as store:
+        run = store.begin_run("grpo", "", "train")
+        for step, group, member, text, correct in (
+            (1, "00000", 0, "attempt 1", 1.0), (1, "00000", 1, "attempt 2", 0.0), (1, "00001", 0, "attempt 2", 1.0),
+            (1, "00001", 1, "attempt 2", 0.0), (2, "00000", 0, "attempt 2", 1.0),
+        ):  # fmt: skip
+            turn = Turn([1], None, [2], [-1.0], assistant(text), reward=correct)
+            made = Trajectory("train:1", "env", opening=[user("?")], turns=[turn], metrics={"correct": correct})
+            store.add_episode(run, "train", step, group, member, made)
+    asked = ("judge", str(tmp_path), "--judge", "critic", "--endpoint", endpoint, "--votes", "1")
+    shown = agentrl(*asked, "--phase", "train")
+    assert shown.code == 0, shown.err
+    lines = shown.out.splitlines()
+    assert lines[1].split()[:6] == ["train", "step", "1", "1", "1", "50.0"] and lines[1].rstrip().endswith(
+        " 50.0 %   50.0 %"
+    )
+    assert any(line.startswith("train step 2") and line.rstrip().endswith("100.0 %  100.0 %") for line in lines)
+    assert "3 right answers; 3 votes now (2 yes, 1 no, 0 without a verdict), 0 from before" in shown.out
+    again = agentrl(*asked, "--phase", "train", "--step", "2", "--json")
+    tree = json.loads(again.out)
+    assert (list(tree["entries"]), tree["asked"], tree["known"]) == (["train step 2"], 0, 1)
+    agentrl(*asked, "--phase", "trian").fails_in_one_line("no episodes of phase 'trian'", "train")
+    agentrl(*asked, "--phase", "train", "--step", "9").fails_in_one_line("phase 'train' has no episodes of step 9")
+    agentrl(*asked, "--phase", "train", "--entry", "x").fails_in_one_line("--entry 'x' is of an evaluation")
+    agentrl(*asked, "--step", "2").fails_in_one_line("--step 2 needs --phase")
 
 
 @pytest.mark.parametrize(

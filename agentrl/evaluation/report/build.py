@@ -177,8 +177,9 @@ def _draws(found: Evaluated) -> list[str]:
     if alike := duplicates(found.samples):
         same, tasks = sum(group.same for group in alike), len({group.task for group in alike})
         notes.append(
-            f"Samples of {tasks:,} tasks share a seed and are no independent draws: {same:,} of {len(alike):,} such "
-            "groups came out the same. pass@k above k=1 counts them as several tries."
+            f"Samples that share a seed are no independent draws: {len(alike):,} groups of them in {tasks:,} "
+            f"{'task' if tasks == 1 else 'tasks'}, of which {same:,} came out the same. pass@k above k=1 counts each "
+            "as several tries."
         )
     same, several = repeated(found.samples)
     sampling = found.settings.get("sampling")
@@ -186,8 +187,7 @@ def _draws(found: Evaluated) -> list[str]:
     if greedy and several and found.run.meta.get("model_kind") not in ("oracle", "random"):
         notes.append(
             f"Greedy sampling (temperature 0) draws nothing: all samples came out the same in {same:,} of the "
-            f"{several:,} tasks with several. pass@k and pass^k above k=1 say no more than k=1 does there; one sample "
-            "of a task is enough."
+            f"{several:,} tasks with several. pass@k and pass^k above k=1 say no more than k=1 does there."
         )
     return notes
 

@@ -130,7 +130,7 @@ class Boundary(Part):
     curve_b: list[CurvePoint]
     """The same of B."""
     difference: list[CurvePoint]
-    """B minus A at each k; paired bootstrap over tasks, and where all tasks differ alike Newcombe's interval."""
+    """B minus A at each k, paired by task; Newcombe's interval."""
     crossover: int | None
     """Smallest k at which A is not behind although B led at k = 1; null: none."""
     sampling_gap: Number

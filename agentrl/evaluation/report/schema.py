@@ -147,8 +147,8 @@ class Figures(Part):
     metrics: dict[str, Estimate] = Field(default_factory=dict)
     """Means of what else the environments' verdicts report; intervals clustered by task."""
     pass_at_k: list[CurvePoint] = Field(default_factory=list)
-    """Unbiased pass@k for every k up to the most verdicts of a task: the mean over the tasks with k verdicts, and a
-    bootstrap over them."""
+    """Unbiased pass@k for every k up to the most verdicts of a task: the mean over the tasks with k verdicts; interval
+    clustered by task."""
     pass_hat_k: list[CurvePoint] = Field(default_factory=list)
     """Unbiased pass^k (all of k samples are right), likewise."""
     reasoning: list[Reasoning] = Field(default_factory=list)

@@ -184,9 +184,8 @@ def columns_of(rows: Sequence[Figures], k: int) -> list[Column]:
     ]
     if k > 1:  # pass@1 is the accuracy
         points = [row.pass_at_k[k - 1] if row.pass_at_k else Estimate() for row in rows]
-        over = [_over(row, k) for row in rows]
-        whole = [interval(point) + words for point, words in zip(points, over, strict=True)]
-        values = [percent(point.value) + words for point, words in zip(points, over, strict=True)]
+        whole = [interval(point) + _over(row, k, " tasks") for point, row in zip(points, rows, strict=True)]
+        values = [percent(point.value) + _over(row, k) for point, row in zip(points, rows, strict=True)]
         found.append(Column(f"pass@{k} %", whole, values))
     if any(row.reward.value != row.accuracy.value for row in rows):
         found.append(Column("reward", [figure(_rounded(row.reward.value)) for row in rows]))
@@ -199,10 +198,10 @@ def columns_of(rows: Sequence[Figures], k: int) -> list[Column]:
     return [column for column in found if any(cell != DASH for cell in column.cells)]
 
 
-def _over(row: Figures, k: int) -> str:
+def _over(row: Figures, k: int, word: str = "") -> str:
     """How many tasks a row's pass@k is over, where that is not all of them."""
     tasks = row.pass_at_k[k - 1].tasks if row.pass_at_k else row.tasks
-    return "" if tasks == row.tasks else f" ({count(tasks)} of {count(row.tasks)} tasks)"
+    return "" if tasks == row.tasks else f" ({count(tasks)} of {count(row.tasks)}{word})"
 
 
 def _endings(figures: Figures) -> list[str]:

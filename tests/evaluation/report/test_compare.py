@@ -56,6 +56,7 @@ def test_sides_with_unequal_samples_are_given_equally_many(tmp_path: Path) -> No
     """B's fourth try is no find that A had no chance of."""
     report = compare(*pair(tmp_path, {"a": "--x-", "b": "-+"}, {"a": "---+", "b": "---+"}))
     assert report.only_b == []
+    assert any("end at k=2, the fewest verdicts that either has on a task; the most are 4." in n for n in report.notes)
     assert [(flip.task_id, flip.samples, flip.right_a, flip.right_b) for flip in report.only_a] == [("b", 2, 1, 0)]
 
 

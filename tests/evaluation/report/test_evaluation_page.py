@@ -128,8 +128,16 @@ def test_one_entry_has_no_total_and_one_sample_no_curve(tmp_path: Path) -> None:
     assert "Unbiased estimates" not in text and "Accuracy by level" not in text
 
 
+def test_a_curve_says_how_many_tasks_it_is_over(tmp_path: Path) -> None:
+    write_evaluation(write_evaluation_run(tmp_path / "e", {"arithmetic": ARITHMETIC, "search": {"a": "+-", "b": "+x"}}))
+    text = " ".join(read(tmp_path / "e" / "report.html").text.split())
+    assert "pass@2" in text and "over 5 of 6 tasks" in text  # b has one verdict
+    assert "pass@k of search is not over the same tasks at every k: 2 at k=1, 1 at k=2" in text
+    assert re.search(r"search 75.0 % \d+.\d . \d+.\d 100.0 % 0.0 . 100.0 1 task . ", text)
+
+
 def test_many_curves_keep_one_band() -> None:
-    curve = [CurvePoint(k=k, value=0.5, low=0.25, high=0.75) for k in (1, 2, 3, 4)]
+    curve = [CurvePoint(k=k, value=0.5, low=0.25, high=0.75, tasks=4) for k in (1, 2, 3, 4)]
     assert curves_svg([curve] * BANDS_UP_TO).count("FillBetweenPolyCollection") == BANDS_UP_TO
     assert curves_svg([curve] * (BANDS_UP_TO + 1)).count("FillBetweenPolyCollection") == 1
 

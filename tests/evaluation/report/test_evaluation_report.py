@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from agentrl.exchange import import_run
 from agentrl.store import RunStore
 from agentrl.trajectory import Trajectory
 from tests.evaluation.report.synthetic import ARITHMETIC, SEARCH, played, write_evaluation_run
+from tests.report.reading import read
 from tests.report.synthetic import write_run
 
 DOCS = Path(__file__).parents[3] / "docs" / "report_schema.md"
@@ -71,7 +74,12 @@ def test_the_total_adds_up(tmp_path: Path) -> None:
         assert getattr(total, name) == sum(getattr(figures, name) for figures in entries), name
     assert total.accuracy.value == pytest.approx(10 / 22)
     assert total.samples is None
-    assert [point.k for point in total.pass_at_k] == [1, 2]  # search has two samples a task
+    assert [point.tasks for point in total.pass_at_k] == [7, 7, 4, 4]  # search has two samples a task
+    assert total.pass_at_k[3].value == entries[0].pass_at_k[3].value
+    assert report.headline_k == 2
+    assert report.notes == [
+        "pass@k of total is not over the same tasks at every k: 7 at k=1, 4 at k=3; the others have fewer verdicts."
+    ]
     assert total.pass_at_k[0].value == pytest.approx((1.75 + 1.5) / 7)
     assert sum(total.stages.values()) == pytest.approx(22 * 1.25)
     assert total.outcomes == [] and len(entries[0].outcomes) == 4
@@ -94,15 +102,15 @@ def test_what_was_asked_and_not_judged(tmp_path: Path) -> None:
     total = report.total
     assert (total.planned, total.episodes, total.judged, total.correct) == (8, 7, 4, 2)
     assert (total.aborted, total.missing, total.unjudged_tasks) == (3, 1, ["b"])
-    assert [point.k for point in total.pass_at_k] == [1]  # c and d have one verdict
-    assert total.pass_at_k[0].value == pytest.approx((0.5 + 1 + 0) / 3)
+    assert [(point.k, point.tasks) for point in total.pass_at_k] == [(1, 3), (2, 1)]  # c and d have one verdict
+    assert [point.value for point in total.pass_at_k] == pytest.approx([(0.5 + 1 + 0) / 3, 1.0])
     assert total.stop_reasons == {"env_error": 3, "terminated": 3, "timeout": 1}
     outcomes = {outcome.task_id: outcome.correct for outcome in report.entries[0].outcomes}
     assert outcomes == {"a": [True, False], "b": [None, None], "c": [True, None], "d": [False, None]}
     notes = " ".join(report.notes)
     assert "1 of 8 episodes are missing: the same command continues it." in notes
     assert "3 episodes were aborted" in notes and "in no share: search: b." in notes
-    assert "Curves over k end early" in notes
+    assert "pass@k of search is not over the same tasks at every k: 3 at k=1, 1 at k=2; the others have" in notes
 
 
 def test_nothing_played_yet_is_null_and_not_zero(tmp_path: Path) -> None:
@@ -128,10 +136,51 @@ def test_not_a_number_is_null(tmp_path: Path) -> None:
     assert total["accuracy"] == {"value": 1.0, "low": 0.0, "high": 1.0}  # one task bounds nothing
 
 
+def test_an_infinite_reward_warns_of_nothing(tmp_path: Path) -> None:
+    folder = write_evaluation_run(tmp_path / "e", {"search": {"a": "++", "b": "+-"}})
+    with RunStore(folder / "store.sqlite") as store:
+        for group, reward in (("00000", math.inf), ("00001", -math.inf)):
+            made = played("ab"[int(group)], "+", 0, env_id="e")
+            made.turns[-1].reward = reward
+            store.add_episode(1, "eval/search", 0, group, 0, made)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        write_evaluation(folder)
+    total = strictly((folder / "report.json").read_text())["total"]
+    assert total["reward"] == {"value": None, "low": None, "high": None}
+    assert total["accuracy"]["value"] == 0.75
+
+
+def test_samples_that_are_no_draws_are_said(tmp_path: Path) -> None:
+    greedy = {"sampling": {"temperature": 0.0, "top_p": 1.0}}
+    entries = {"search": {"a": "++", "b": "+-", "c": "+x"}}
+    report = build_evaluation(write_evaluation_run(tmp_path / "e", entries, suite=greedy))
+    assert any(
+        "Greedy sampling (temperature 0) draws nothing: all samples came out the same in 1 of the 2 tasks" in note
+        for note in report.notes
+    )
+    oracle = write_evaluation_run(tmp_path / "o", entries, suite=greedy, meta={"model_kind": "oracle"})
+    once = write_evaluation_run(tmp_path / "s", {"search": {"a": "+", "b": "-"}}, suite=greedy)
+    for folder in (oracle, once, write_evaluation_run(tmp_path / "w", entries)):
+        assert not any("Greedy" in note or "share a seed" in note for note in build_evaluation(folder).notes)
+    with RunStore(tmp_path / "w" / "store.sqlite") as store:
+        store.add_episode(1, "eval/search", 0, "00000", 1, played("a", "+", 0, env_id="e"))  # sample 0's seed again
+        again = played("a", "+", 0, env_id="e")
+        again.member = 1
+        store.add_episode(1, "eval/search", 0, "00000", 1, again)
+    notes = write_evaluation(tmp_path / "w").notes
+    assert any(
+        "no independent draws: 1 groups of them in 1 task, of which 1 came out the same" in note for note in notes
+    )
+    assert "share a seed" in read(tmp_path / "w" / "report.html").text
+
+
 def test_answer_entropy(tmp_path: Path) -> None:
     report = build_evaluation(write_evaluation_run(tmp_path / "e", {"search": {"a": "++++", "b": "++--"}}))
     entropy = 1.0397207708399179  # of 1/2, 1/4, 1/4: two samples say 146, the others what nobody else says
     assert report.total.answer_entropy.value == pytest.approx(entropy / 2)
+    lost = build_evaluation(write_evaluation_run(tmp_path / "x", {"search": {"a": "+xxx", "b": "++--"}}))
+    assert lost.total.answer_entropy.value is None  # one answer of a task has no entropy, and is not of entropy 0
     single = build_evaluation(write_evaluation_run(tmp_path / "s", {"search": {"a": "+", "b": "-"}}))
     assert single.total.answer_entropy.value is None
     assert single.total.token_entropy.value is None
