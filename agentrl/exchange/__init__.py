@@ -4,6 +4,7 @@
 """
 
 from agentrl.exchange.export import FORMS, export_run, form_of
-from agentrl.exchange.jsonl import episode_line, import_run
+from agentrl.exchange.jsonl import episode_line
+from agentrl.exchange.read_jsonl import import_run
 
 __all__ = ["FORMS", "episode_line", "export_run", "form_of", "import_run"]

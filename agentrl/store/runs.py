@@ -136,6 +136,11 @@ class RunTables(Database):
                 later = and_(table.c.run == run, table.c.step > step, table.c.phase.in_(list(phases)))
                 connection.execute(delete(table).where(later))
 
+    def remove_run(self, run: int) -> None:
+        """Forget a run and all that is of it; nothing happens if there is none."""
+        with self._writing() as connection:
+            connection.execute(delete(RUNS).where(RUNS.c.id == run))
+
     def _merge(self, connection: Any, run: int, meta: Mapping[str, Any]) -> None:
         of_run = RUNS.c.id == run
         known = json.loads(connection.scalar(select(RUNS.c.meta).where(of_run).with_for_update()))

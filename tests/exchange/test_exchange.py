@@ -77,11 +77,21 @@ def test_a_bare_trajectory_a_line_is_enough(tmp_path: Path) -> None:
         ("", "it is empty"),
         ("{", "line 1: not JSON"),
         ("[1]", "line 1: not an object"),
-        ('{"kind": "run", "name": "a"}\n{"kind": "epsiode"}', "line 2: kind 'epsiode' is none of run, episode"),
+        ('{"kind": "run", "name": "a"}\n{"kind": "epsiode"}', "line 2: kind 'epsiode' is none of run, metrics, task, episode"),
         ('{"kind": "episode", "phase": "p"}', "line 1: episode: no 'trajectory'"),
-        ('{"trajectory": {"task_id": 1}}', "line 1: episode: task_id: input should be a valid string"),
+        ('{"trajectory": {"task_id": 1}}', "line 1: episode: trajectory.task_id: input should be a valid string"),
+        ('{"trajectory": []}', "line 1: episode: trajectory: input should be"),
+        ('{"trajectory": {"task_id": "t"}, "step": 1180591620717411303424}', "line 1: episode: step: input should be"),
+        ('{"trajectory": {"task_id": "t"}, "advantages": [[1]]}', r"line 1: episode: advantages of \[1\] tokens"),
         ('{"kind": "run", "format": 9}', "line 1: run: format 9 is newer"),
-        ('{"kind": "metrics", "phase": "p", "step": 1, "metrics": {"a": "b"}}', "line 1: metrics: could not convert"),
+        ('{"kind": "run", "run_kind": "dance"}', "line 1: run: run_kind: input should be 'train', 'eval' or 'import'"),
+        ('{"kind": "run", "status": "odd"}', "line 1: run: status: input should be 'running'"),
+        ('{"kind": "run", "name": "a"}\n{"kind": "run", "name": "b"}', "line 2: run: a file holds one run"),
+        (
+            '{"kind": "metrics", "phase": "p", "step": 1, "metrics": {"a": "b"}}',
+            r"line 1: metrics: metrics\.a: input should be a valid number",
+        ),
+        ('{"kind": "metrics", "phase": "p", "step": 1, "metrics": []}', "line 1: metrics: metrics: input should be"),
     ],
 )
 def test_what_is_not_in_this_form_is_told_with_its_line(text: str, message: str, tmp_path: Path) -> None:
@@ -90,6 +100,34 @@ def test_what_is_not_in_this_form_is_told_with_its_line(text: str, message: str,
     with RunStore(tmp_path / "s.sqlite") as store, pytest.raises(ConfigError, match=message) as caught:
         import_run(store, file)
     assert "\n" not in str(caught.value)
+    with RunStore(tmp_path / "s.sqlite") as store:
+        assert store.runs() == []
+
+
+def test_a_file_that_ends_early_leaves_the_store_as_it_was(store: RunStore, tmp_path: Path) -> None:
+    export_run(store, store.run("trial"), tmp_path / "f.jsonl")
+    whole = (tmp_path / "f.jsonl").read_bytes()
+    (tmp_path / "cut.jsonl").write_bytes(whole[: len(whole) // 2])
+    with RunStore(tmp_path / "other.sqlite") as other:
+        with pytest.raises(ConfigError, match=r"line \d+: not JSON"):
+            import_run(other, tmp_path / "cut.jsonl")
+        assert other.runs() == []
+        assert import_run(other, tmp_path / "f.jsonl")[1] == 7
+
+
+def test_no_episode_takes_the_place_of_another(tmp_path: Path) -> None:
+    made = [trajectory("t", right).to_json() for right in (True, False, True)]
+    (tmp_path / "bare.jsonl").write_text("".join(f'{{"trajectory": {text}}}\n' for text in made))
+    placed = "".join(f'{{"trajectory": {text}, "group": "g", "member": 0}}\n' for text in made)
+    (tmp_path / "placed.jsonl").write_text(placed)
+    with RunStore(tmp_path / "s.sqlite") as store:
+        run, count = import_run(store, tmp_path / "bare.jsonl")
+        found = list(store.episodes(run.id))
+        assert count == 3
+        assert [record.member for record in found] == [0, 1, 2]
+        assert [record.trajectory.to_json() for record in found] == made
+        with pytest.raises(ConfigError, match="line 2: episode: there was an episode of phase 'import'.*member 0"):
+            import_run(store, tmp_path / "placed.jsonl")
 
 
 def test_a_run_is_not_imported_over_another(store: RunStore, tmp_path: Path) -> None:
