@@ -28,7 +28,9 @@ Clock = Callable[[], float]
 SHOWN_STEPS = 8
 SPARKLINE_STEPS = 60
 REFRESHES_PER_SECOND = 4
-SPEED_WINDOW = 16  # finished units that the remaining time is reckoned from: the latest ones, as speed changes
+SPEED_WINDOW = 16  # finished units that speed is reckoned from at least: the latest ones, as speed changes
+SPEED_SECONDS = 30.0  # and all of this time: quick units come in bursts
+SPEED_MARKS = 4096
 LOG_SECONDS = 30.0  # between two lines of a log about one phase
 _RATES = ((1, "s"), (60, "min"), (3600, "h"))
 _UNITS = {"rollout": "episodes", "update": "micro-batches"}
@@ -51,7 +53,7 @@ class PhaseProgress:
         self.values: dict[str, float] = {}
         self._clock = clock
         self.began = clock()
-        self._marks: deque[tuple[float, int]] = deque([(self.began, 0)], maxlen=SPEED_WINDOW + 1)
+        self._marks: deque[tuple[float, int]] = deque([(self.began, 0)], maxlen=SPEED_MARKS)
 
     def advance(self, count: int, values: Mapping[str, float]) -> None:
         """`count` units more are done. Several at once were done by an earlier process: they say nothing of speed."""
@@ -59,7 +61,10 @@ class PhaseProgress:
         self.values |= values
         if count != 1:
             self._marks.clear()
-        self._marks.append((self._clock(), self.done))
+        now = self._clock()
+        self._marks.append((now, self.done))
+        while len(self._marks) > SPEED_WINDOW + 1 and self._marks[1][0] <= now - SPEED_SECONDS:
+            self._marks.popleft()
 
     @property
     def elapsed(self) -> float:

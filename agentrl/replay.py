@@ -205,7 +205,7 @@ def _plans(
         from agentrl.evaluation.suite import Suite
         from agentrl.evaluation.tasksets import env_maker
 
-        suite = validated(Suite, tree)
+        suite = validated(Suite, tree, f"run {run.name!r} has no suite that says how it was played: ")
         for name, entry in suite.entries.items():
             if phase in (None, own := f"eval/{name}"):
                 read = partial(store.episodes, run.id, own, step)

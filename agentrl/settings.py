@@ -58,7 +58,7 @@ def read_yaml(file: Path, what: str) -> dict[str, Any]:
 def parse_yaml(text: str, what: str) -> dict[str, Any]:
     """The keys and values of a YAML text; raises `ConfigError`, one line, that begins with `what`."""
     try:
-        tree = yaml.safe_load(text)
+        tree = yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         raise ConfigError(f"{what} is not valid YAML: {' '.join(str(error).split())}") from None
     if tree is None:
@@ -66,6 +66,20 @@ def parse_yaml(text: str, what: str) -> dict[str, Any]:
     if not isinstance(tree, dict):
         raise ConfigError(f"{what} must hold keys and values, it holds a {type(tree).__name__}")
     return tree
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which a key that stands twice is an error: the plain loader drops the first one without a word."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"):
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} stands twice", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
 
 
 def merge(tree: dict[str, Any], other: dict[str, Any]) -> None:
@@ -103,7 +117,9 @@ def one_line(error: ValidationError, kind: type[BaseModel]) -> str:
         shown = repr(first["input"])
         message = first["msg"].removeprefix("Value error, ")
         message = message[:1].lower() + message[1:]
-        text = f"{location}={shown if len(shown) < 80 else shown[:77] + '...'}: {message}"
+        of_section = first["type"] == "value_error" and isinstance(first["input"], dict)
+        value = "" if of_section else f"={shown if len(shown) < 80 else shown[:77] + '...'}"
+        text = f"{location}{value}: {message}"
     more = len(problems) - 1
     return text + (f" (and {more} more)" if more else "")
 

@@ -148,11 +148,21 @@ def test_remaining_time_forgets_old_speed_and_ignores_what_an_earlier_process_di
     progress.advance(1, {})
     assert progress.remaining == pytest.approx(590)
     for _ in range(16):
-        clock.now += 1
+        clock.now += 2
         progress.advance(1, {})
-    assert progress.remaining == pytest.approx(43)
+    assert progress.remaining == pytest.approx(86)
     clock.now += 1000  # a unit that hangs is taken for nearly done, not for the rest of the run
-    assert progress.remaining == pytest.approx(42)
+    assert progress.remaining == pytest.approx(84)
+
+
+def test_units_that_end_in_bursts_are_not_taken_for_quick_ones(clock: Clock) -> None:
+    progress = PhaseProgress("evaluate", 1000, clock)
+    for _ in range(10):
+        clock.now += 10
+        for _ in range(20):
+            progress.advance(1, {})
+    assert progress.rate == pytest.approx(2.0, rel=0.05)
+    assert progress.remaining == pytest.approx(400, rel=0.05)
 
 
 def test_log_is_one_plain_line_a_phase_and_a_step(clock: Clock) -> None:

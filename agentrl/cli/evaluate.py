@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from agentrl.cli import EXIT_INTERRUPTED
+from agentrl.cli import EXIT_FAILURE, EXIT_INTERRUPTED
 from agentrl.cli.output import Json, console, examples, options_of, print_json
 from agentrl.errors import ConfigError
 
@@ -61,8 +61,10 @@ def eval_command(
 
     from agentrl.display import make_display
     from agentrl.evaluation import evaluate
+    from agentrl.suites import load_suite
 
     if model is None and endpoint is None:
+        load_suite(suite)  # what is no suite may be the model
         raise ConfigError(f"--model is missing: agentrl eval {suite} --model MODEL")
     limits = {"limits.cost": limit_cost, "limits.seconds": limit_seconds}
     serving = {
@@ -95,12 +97,19 @@ def eval_command(
     _show(done, as_json)
     if done.stopped:
         raise typer.Exit(EXIT_LIMIT)
+    if done.missing:
+        raise typer.Exit(EXIT_FAILURE)
 
 
 def _prices(given: float | None, written: float | None) -> Prices | None:
     from agentrl.evaluation import Prices
 
-    return None if given is None and written is None else Prices(given or 0.0, written or 0.0)
+    if given is None and written is None:
+        return None
+    if given is None or written is None:
+        there, missing = ("output", "input") if given is None else ("input", "output")
+        raise ConfigError(f"--price-{there} needs --price-{missing}, too (0 where that costs nothing)")
+    return Prices(given, written)
 
 
 def _show(done: Evaluation, as_json: bool) -> None:

@@ -31,7 +31,7 @@ def judge_command(
     judge: Annotated[str, typer.Option(metavar="MODEL", help="The judge: a model's name at the endpoint, or a model.")],
     options: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Engine options.")] = None,
     endpoint: Annotated[str | None, typer.Option(help="Address of an OpenAI-compatible server.")] = None,
-    api_key_env: Annotated[str | None, typer.Option(help="Variable that holds the endpoint's key.")] = None,
+    key_env: Annotated[str | None, typer.Option(help="Variable that holds the endpoint's key.")] = None,
     engine: Annotated[str | None, typer.Option(help="Who serves a local judge: transformers or vllm.")] = None,
     device: Annotated[str | None, typer.Option(help="Where a local judge runs: auto, cpu, cuda.")] = None,
     votes: Annotated[int, typer.Option(min=1, help="Independent votes on each right answer.")] = 3,
@@ -58,7 +58,7 @@ def judge_command(
         engine=engine,
         engine_options=dict(options_of(options or [])),
         endpoint=endpoint,
-        api_key_env=api_key_env,
+        api_key_env=key_env,
         device=device,
     )
     store, run = _open(folder, phase, entry, step)
@@ -71,10 +71,16 @@ def judge_command(
             observer.close()
         found = votes_of(store, run.id, samples, settings.name_for(judge))
         reports = _reports(samples, found, n_judge)
+    if phase is None:
+        from agentrl.evaluation.report import write_evaluation
+
+        write_evaluation(folder)
     if as_json:
         print_json({"judge": settings.name_for(judge), **vars(counts), "entries": _trees(reports)})
     else:
         _print(counts, reports)
+        if phase is None:
+            typer.echo(f"report  {folder / 'report.html'}")
 
 
 def _open(

@@ -21,18 +21,17 @@ Place = Annotated[
 @app.command("list", epilog=examples("agentrl store list runs/quickstart"))
 def list_command(place: Place, as_json: Json = False) -> None:
     """List the runs of a store and what it holds of each."""
-    from agentrl.store.folder import open_place
+    from agentrl.store.folder import open_place, runs_at
 
     with open_place(place) as store:
-        runs = [(run, store.phases(run.id)) for run in store.runs()]
+        runs = [(run, store.phases(run.id)) for run in runs_at(place, store)]
     if as_json:
         print_json([{**vars(run), "phases": [vars(phase) for phase in phases]} for run, phases in runs])
         return
-    rows = [
-        [run.name, run.kind, run.status, phase.phase, f"{phase.steps:,}", f"{phase.episodes:,}"]
-        for run, phases in runs
-        for phase in phases
-    ]
+    rows = []
+    for run, phases in runs:
+        known = [[phase.phase, f"{phase.steps:,}", f"{phase.episodes:,}"] for phase in phases]
+        rows += [[run.name, run.kind, run.status, *cells] for cells in known or [["-", "0", "0"]]]
     print_table(["run", "kind", "status", "phase", "steps", "episodes"], rows)
 
 
@@ -55,17 +54,17 @@ def export_command(
     from agentrl.errors import ConfigError
     from agentrl.exchange import export_run, form_of
     from agentrl.registry import nearest
-    from agentrl.store.folder import open_place
+    from agentrl.store.folder import open_place, runs_at
 
     form = form_of(target, form)
     with open_place(place) as store:
-        runs = store.runs()
+        runs = runs_at(place, store)
         if run is None and len(runs) != 1:
             names = [record.name for record in runs]
             raise ConfigError(f"store {place!r} holds {len(runs)} runs; choose one by --run; {nearest('', names)}")
         chosen = store.run(run) if run is not None else runs[0]
         total = sum(record.episodes for record in store.phases(chosen.id) if phase in (None, record.phase))
-        with _bar(total) as advance:
+        with _bar("export", total) as advance:
             count = export_run(store, chosen, target, form, phase, advance)
     console().print(f"{count:,} episodes of {chosen.name}: {target}", markup=False)
 
@@ -77,23 +76,28 @@ def import_command(
     name: Annotated[str | None, typer.Option(help="The run's name in the store; default: the file's.")] = None,
 ) -> None:
     """Read a run from JSON lines into a store."""
+    from agentrl.errors import ConfigError
     from agentrl.exchange import import_run
     from agentrl.store import RunStore
 
-    with RunStore(place) as store, _bar(None) as advance:
+    if not file.is_file():
+        raise ConfigError(f"{str(file)!r} is not there, or no file")
+    with file.open("rb") as lines:
+        total = sum(b'"trajectory"' in line for line in lines)
+    with RunStore(place) as store, _bar("import", total) as advance:
         run, count = import_run(store, file, name, advance)
     console().print(f"{count:,} episodes of {run.name}: {place}", markup=False)
 
 
 @contextmanager
-def _bar(total: int | None) -> Iterator[Callable[[], object]]:
+def _bar(what: str, episodes: int) -> Iterator[Callable[[], object]]:
     """Progress on stderr: told of each episode."""
     from rich.console import Console
 
     from agentrl.display import make_display
 
     observer = make_display(Console(stderr=True))
-    observer.phase("episodes", total)
+    observer.phase(what, episodes)
     try:
         yield observer.advance
     finally:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from agentrl.cli import EXIT_FAILURE
 from agentrl.cli.output import Json, console, examples, print_json, print_table
 from agentrl.errors import ConfigError
 from agentrl.suites import load_suite, pin, suite_names
@@ -54,7 +55,7 @@ def digest_command(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Compute the digests of a suite's tasks as they are now, and compare them with those that it pins."""
+    """Compute the digests of a suite's tasks as they are now; exit code 1 if it pins others."""
     from agentrl.evaluation.tasksets import read_tasks
 
     suite = load_suite(name)
@@ -67,11 +68,15 @@ def digest_command(
     pinned = {key: entry.digest for key, entry in suite.entries.items()}
     if as_json:
         print_json([{"entry": key, "digest": now, "pinned": pinned[key]} for key, now in found.items()])
-        return
-    print_table(
-        ["entry", "digest", "before" if write else "pinned"],
-        [[*item, pinned[item[0]] or "-"] for item in found.items()],
-    )
+    else:
+        print_table(
+            ["entry", "digest", "before" if write else "pinned"],
+            [[*item, pinned[item[0]] or "-"] for item in found.items()],
+        )
+    others = [key for key, now in found.items() if pinned[key] not in (None, now)]
+    if others and not write:
+        typer.echo(f"other tasks than were pinned: {', '.join(others)}", err=True)
+        raise typer.Exit(EXIT_FAILURE)
 
 
 def _about(name: str) -> dict[str, Any]:

@@ -244,7 +244,9 @@ class OpenAIEngine(Engine):
             answer = await self.endpoint.request("GET", "models")
         except StatusError as error:
             if error.status in (401, 403):
-                shown = f"the key in {self._key_env}" if self._key_env else "requests without a key"
+                variable = self._key_env
+                without = f"a request without a key{f' ({variable} is not set)' if variable else ''}"
+                shown = f"the key in {variable}" if _key(variable) else without
                 raise ConfigError(f"{shown} was refused: {error}") from None
             if error.status in (404, 405):
                 return {}

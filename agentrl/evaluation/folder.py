@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 from filelock import FileLock, Timeout
@@ -21,7 +22,7 @@ from agentrl.errors import ConfigError, StoreError
 from agentrl.evaluation.suite import Suite
 from agentrl.evaluation.tasksets import canonical
 from agentrl.store import RunRecord, RunStore
-from agentrl.store.database import has_password
+from agentrl.store.database import file_of, has_password
 from agentrl.store.folder import CONFIG_FILE, STORE_FILE, open_folder, place_of, runs_of
 
 SUITE_FILE = "suite.yaml"
@@ -32,7 +33,10 @@ SHOWN = 60
 
 def default_folder(suite: str, model: str, facts: Mapping[str, Any]) -> Path:
     """`runs/eval/<suite>-<model>-<8 hex>`: the same facts, the same folder."""
-    short = re.sub(r"[^A-Za-z0-9._-]+", "-", model.rstrip("/").rpartition("/")[2])[-40:].strip("-.") or "model"
+    address = urlsplit(model).netloc.rpartition("@")[2] if "://" in model else ""
+    short = (
+        re.sub(r"[^A-Za-z0-9._-]+", "-", address or model.rstrip("/").rpartition("/")[2])[-40:].strip("-.") or "model"
+    )
     return ROOT / f"{suite}-{short}-{blake2b(canonical(facts).encode(), digest_size=4).hexdigest()}"
 
 
@@ -60,9 +64,10 @@ class EvaluationFolder:
         self.path = path
         self.name = _run_name(path)
         """The run's name in the store."""
-        self._shared = store
         if store is not None and has_password(store):
             raise ConfigError("--store: leave the password out; PostgreSQL reads it from PGPASSWORD or ~/.pgpass")
+        file = None if store is None else file_of(store)
+        self._shared = store if file is None else str(file.resolve())  # which is read from any other folder, too
         self._lock: FileLock | None = None
 
     def __enter__(self) -> EvaluationFolder:
@@ -105,8 +110,7 @@ class EvaluationFolder:
         if found is None or not any(phase.episodes for phase in store.phases(found.id)):
             return None  # what never began is in nobody's way
         if fresh:
-            store.discard_after(found.id, -1, [phase.phase for phase in store.phases(found.id)])
-            store.update_run(found.id, meta={"seconds": 0.0, "lost": {}, "finished": False})
+            store.remove_run(found.id)
             for name in REPORTS:
                 (self.path / name).unlink(missing_ok=True)
             return None
@@ -114,8 +118,8 @@ class EvaluationFolder:
             raise ConfigError(f"{where} holds another evaluation: {difference}; choose another folder, or --fresh")
         return found
 
-    def begin(self, store: RunStore, suite: Suite, meta: Mapping[str, Any]) -> int:
-        """Begin the run, or go on with it; returns its id."""
+    def describe(self, suite: Suite) -> None:
+        """Write beside the reports what was asked, and where the episodes are. Raises `ConfigError`."""
         try:
             (self.path / SUITE_FILE).write_text(suite.to_yaml(), encoding="utf-8")
             if self._shared is not None:
@@ -123,7 +127,6 @@ class EvaluationFolder:
                 (self.path / CONFIG_FILE).write_text(place, encoding="utf-8")
         except OSError as error:
             raise ConfigError(f"--out {str(self.path)!r}: the folder cannot be written: {error.strerror}") from None
-        return store.begin_run(self.name, suite.to_yaml(), "eval", meta)
 
     def __exit__(self, *_: object) -> None:
         """Let others work on it."""

@@ -75,6 +75,7 @@ def evaluate(
     of reach: what was finished by then is kept, and the same call goes on.
     """
     watch = observer or Observer()
+    _said_once(overrides, samples=samples, tasks=tasks, temperature=temperature, seed=seed)
     asked = load_suite(suite, overrides) if isinstance(suite, str) else suite
     asked = _adjusted(asked, entries, samples=samples, temperature=temperature, seed=seed)
     budget = Budget(prices, asked.limits.cost)
@@ -101,6 +102,14 @@ def _known(player: Player) -> dict[str, Any]:
     """What decides a player's numbers, as far as it is known before it is started."""
     about = player.describe()
     return {"player": {key: about[key] for key in about if key not in ("model", "weights_hash")}}
+
+
+def _said_once(overrides: Sequence[str], **values: Any) -> None:
+    """Raise `ConfigError` for a key of the suite that an argument and an override both set."""
+    for override in overrides:
+        key = override.partition("=")[0].strip().split(".")
+        if values.get(key[-1]) is not None and "options" not in key:
+            raise ConfigError(f"{override!r}: {key[-1]} is given twice, here and as {values[key[-1]]} for all of it")
 
 
 def _adjusted(suite: Suite, entries: Sequence[str], *, samples: int | None, **values: Any) -> Suite:

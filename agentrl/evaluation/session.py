@@ -20,7 +20,7 @@ from agentrl.errors import ConfigError
 from agentrl.evaluation.budget import Budget
 from agentrl.evaluation.folder import REPORTS, EvaluationFolder, first_difference
 from agentrl.evaluation.plan import PHASE, Place, Plan, episodes_of, has_result, place_of
-from agentrl.evaluation.players.base import Player, PlayRequest
+from agentrl.evaluation.players.base import Player, PlayerKind, PlayRequest
 from agentrl.observe import Observer
 from agentrl.trajectory import StopReason, Trajectory
 
@@ -82,12 +82,14 @@ class Session:
     def run(self, facts: Mapping[str, Any], meta: Mapping[str, Any], fresh: bool) -> Evaluation:
         """Play what is missing and report; where nothing is, only read."""
         found = self.folder.find(self.store, facts, fresh)
+        self.folder.describe(self.plan.suite)
         if found is not None:
             self._take_over(found.meta, episodes_of(self.store, found.id, self.plan))
             if found.meta.get("finished") and len(self._results) == self.plan.size:
                 self.watch.note(f"finished before: the numbers are those in {self.folder.path}; --fresh plays it again")
                 return self._outcome(None, _read_report(self.folder.path))
-        self._run = self.folder.begin(self.store, self.plan.suite, {**meta, "decides": dict(facts), "finished": False})
+        about = {**meta, "decides": dict(facts), "finished": False}
+        self._run = self.store.begin_run(self.folder.name, self.plan.suite.to_yaml(), "eval", about)
         self.plan.record_tasks(self.store, self._run)
         return self._outcome(self._play_and_settle())
 
@@ -181,6 +183,8 @@ class Session:
         if trajectory.stop_reason is StopReason.CANCELLED:
             return
         phase = PHASE + request.entry
+        if self.budget.priced and not trajectory.aborted and not _counted(trajectory, self.player):
+            raise ConfigError("--price-input: the endpoint does not say how many tokens it reads and writes (usage)")
         self.store.add_episode(self._run, phase, 0, request.group, request.sample, trajectory)
         self.budget.add(trajectory.prompt_tokens or 0, trajectory.completion_tokens or 0)
         self._lose(place_of(request))
@@ -240,6 +244,11 @@ def _run(coroutine: Coroutine[Any, Any, T]) -> T:
     except RuntimeError:
         return asyncio.run(coroutine)
     return run_sync(coroutine)
+
+
+def _counted(trajectory: Trajectory, player: Player) -> bool:
+    """Whether somebody counted the tokens of an episode that has ended; scripted players have none."""
+    return player.kind is not PlayerKind.ENDPOINT or trajectory.completion_tokens is not None
 
 
 def _decisive(about: Mapping[str, Any]) -> dict[str, Any]:

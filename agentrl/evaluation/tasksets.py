@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from enum import Enum
@@ -21,14 +22,17 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from agentrl.env import Env, make
-from agentrl.errors import ConfigError
+from agentrl.errors import AgentRLError, ConfigError, EnvError
 from agentrl.evaluation.suite import Entry, Suite
 from agentrl.observe import Observer
 from agentrl.registration import takes_option
 from agentrl.task import Task, TaskSet
+from agentrl.text import one_line
 
 T = TypeVar("T")
 
+SHOWN = 500
+"""Characters of what an environment raised."""
 DIGEST_BYTES = 12
 """Enough that no two of any number of task sets have the same by chance."""
 
@@ -160,11 +164,18 @@ def _made(name: str, env_id: str, options: dict[str, Any]) -> Env:
 
 
 def _named(name: str, call: Callable[[], T]) -> T:
-    """What `call` gives; its errors name the entry."""
+    """What `call` gives; its errors name the entry. What an environment raises by mistake is told with its place."""
     try:
         return call()
     except ConfigError as error:
         raise type(error)(f"entry {name!r}: {error}") from None
+    except AgentRLError:
+        raise
+    except Exception as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{PurePath(frame.filename).name}, line {frame.lineno}"
+        reason = one_line(f"{type(error).__name__}: {error}", SHOWN)
+        raise EnvError(f"entry {name!r}: its environment raised {reason} ({where})") from error
 
 
 def _tasks(env: Env, name: str, entry: Entry, filtered: bool, count: int | None) -> tuple[Task, ...]:

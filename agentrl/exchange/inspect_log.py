@@ -11,7 +11,7 @@ import json
 import math
 import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -50,7 +50,7 @@ def _write(store: RunStore, run: RunRecord, phase: str, file: Path, advance: Cal
                 stream.write((",\n" if count.samples else "") + json.dumps(_finite(sample)))
                 count.add(record)
                 advance()
-            stream.write('\n], "results": ' + json.dumps(count.results()))
+            stream.write('\n], "results": ' + json.dumps(_finite(count.results())))
             stream.write(', "stats": ' + json.dumps(count.stats(run)) + "}\n")
         draft.replace(file)
     finally:
@@ -62,8 +62,10 @@ class _Count:
     """What a log says of all its samples."""
 
     def __init__(self) -> None:
-        self.samples = self.judged = self.right = self.read = self.written = 0
-        self.reward = self.last = 0.0
+        self.samples = self.read = self.written = 0
+        self.verdicts: list[bool] = []
+        self.rewards: list[float] = []
+        self.last = 0.0
 
     def add(self, record: EpisodeRecord) -> None:
         self.samples += 1
@@ -71,25 +73,25 @@ class _Count:
         self.written += record.tokens
         self.last = max(self.last, record.created)
         if record.correct is not None:
-            self.judged += 1
-            self.right += record.correct
-            self.reward += record.reward
+            self.verdicts.append(record.correct)
+        if not record.stop_reason.aborted:
+            self.rewards.append(record.reward)
 
     def results(self) -> dict[str, Any]:
-        if not self.judged:
-            return {"total_samples": self.samples, "completed_samples": 0, "scores": []}
-        means = {"correct": ("accuracy", self.right / self.judged), "reward": ("mean", self.reward / self.judged)}
+        found: dict[str, tuple[str, Sequence[float]]]
+        found = {"correct": ("accuracy", self.verdicts), "reward": ("mean", self.rewards)}
         scores = [
             {
                 "name": name,
                 "scorer": name,
-                "scored_samples": self.judged,
-                "unscored_samples": self.samples - self.judged,
-                "metrics": {metric: {"name": metric, "value": value}},
+                "scored_samples": len(values),
+                "unscored_samples": self.samples - len(values),
+                "metrics": {metric: {"name": metric, "value": sum(values) / len(values)}},
             }
-            for name, (metric, value) in means.items()
+            for name, (metric, values) in found.items()
+            if values
         ]
-        return {"total_samples": self.samples, "completed_samples": self.judged, "scores": scores}
+        return {"total_samples": self.samples, "completed_samples": len(self.rewards), "scores": scores}
 
     def stats(self, run: RunRecord) -> dict[str, Any]:
         usage = {"input_tokens": self.read, "output_tokens": self.written, "total_tokens": self.read + self.written}
@@ -152,10 +154,13 @@ def _sample(run: RunRecord, record: EpisodeRecord, store: RunStore) -> dict[str,
 
 
 def _scores(record: EpisodeRecord) -> dict[str, Any]:
-    if record.correct is None:
-        return {}
-    verdict = {"value": "C" if record.correct else "I", "answer": record.answer}
-    return {"correct": verdict, "reward": {"value": record.reward}}
+    """An environment without a verdict has a reward; an episode that was aborted has neither."""
+    scores: dict[str, Any] = {}
+    if record.correct is not None:
+        scores["correct"] = {"value": "C" if record.correct else "I", "answer": record.answer}
+    if not record.stop_reason.aborted:
+        scores["reward"] = {"value": record.reward}
+    return scores
 
 
 def _metadata(record: EpisodeRecord, trajectory: Trajectory) -> dict[str, Any]:

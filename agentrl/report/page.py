@@ -39,11 +39,11 @@ def render_page(package: str, template: str, **values: Any) -> str:
 
 def put_files(folder: Path, files: Mapping[str, bytes | Iterable[bytes]]) -> None:
     """Write files of a report into `folder`, each whole; raises `ConfigError` where that is not possible."""
-    try:
-        for name, content in files.items():
+    for name, content in files.items():
+        try:
             put(folder / name, [content] if isinstance(content, bytes) else content)
-    except OSError as error:
-        raise ConfigError(f"the report in {str(folder)!r} cannot be written: {error.strerror}") from None
+        except OSError as error:
+            raise ConfigError(f"the report {str(folder / name)!r} cannot be written: {error.strerror}") from None
 
 
 def put(file: Path, pieces: Iterable[bytes]) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from agentrl import registry
-from agentrl.components import construct, split_spec
+from agentrl.components import checked_options, construct, split_spec
 from agentrl.config import ComponentSpec, RunConfig
 from agentrl.errors import ConfigError
 
@@ -55,10 +55,11 @@ class Sink(ABC):
 def check_sinks(specs: Sequence[ComponentSpec]) -> None:
     """Raise `ConfigError` for a sink that does not exist or cannot work here; none is opened."""
     for spec in specs:
-        name, _ = split_spec(spec)
+        name, options = split_spec(spec)
         sink = registry.sinks.get(name)
         if not (isinstance(sink, type) and issubclass(sink, Sink)):
             raise ConfigError(f"sink {name!r} is {sink!r}, not an agentrl Sink")
+        checked_options(f"sink {name!r}", sink, options, bound=1)
         if sink.package is not None and importlib.util.find_spec(sink.package) is None:
             raise ConfigError(f"sink {name!r} needs a package that is not installed: pip install {sink.package}")
 

@@ -178,6 +178,17 @@ def has_password(place: str) -> bool:
     return url.password is not None or "password" in url.query
 
 
+def file_of(place: str) -> Path | None:
+    """The file of a store that is named as text; None for one on a server, and for what is no URL."""
+    if "://" not in place:
+        return Path(place)
+    try:
+        url = make_url(place)
+    except (ArgumentError, ValueError):
+        return None
+    return Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
+
+
 def _postgres(url: URL) -> URL:
     if "+" in url.drivername and url.get_driver_name() != "psycopg":
         raise StoreError(f"store {_shown(url)!r}: only the driver psycopg is supported")

@@ -12,6 +12,7 @@ import yaml
 
 from agentrl.errors import StoreError
 from agentrl.store import RunStore
+from agentrl.store.database import file_of
 from agentrl.store.records import RunRecord
 
 STORE_FILE = "store.sqlite"
@@ -29,8 +30,12 @@ def place_of(folder: Path) -> Path | str:
 
 
 def open_folder(folder: Path) -> RunStore:
-    """The store of this folder's run; raises `StoreError` if there is none."""
-    return RunStore(place_of(folder))
+    """The store of this folder's run; raises `StoreError` if there is none. Nothing is made."""
+    place = place_of(folder)
+    file = place if isinstance(place, Path) else file_of(place)
+    if file is not None and not file.is_file():
+        raise StoreError(f"{str(folder)!r} has its run in the store {str(place)!r}, which is not there")
+    return RunStore(place)
 
 
 def open_place(place: str | Path) -> RunStore:
@@ -54,6 +59,12 @@ def runs_of(folder: Path, store: RunStore) -> list[RunRecord]:
     if isinstance(config.get("store"), str):
         return [store.run(str(config.get("name", "run")))]
     return store.runs()
+
+
+def runs_at(place: str | Path, store: RunStore) -> list[RunRecord]:
+    """The runs that a person means who names a place as for `open_place`."""
+    path = Path(place)
+    return runs_of(path, store) if "://" not in str(place) and path.is_dir() else store.runs()
 
 
 def _configured(folder: Path) -> dict[str, Any]:

@@ -102,8 +102,12 @@ def _lengthened(suite: Suite, overrides: Sequence[str]) -> list[str]:
 
     own = set(Entry.model_fields) - set(Suite.model_fields)
     found: list[str] = []
+    made = {key.split(".")[1] for item in overrides if re.fullmatch(r"entries\.[^.]+(\.env)?", key := _key(item))}
     for item in overrides:
-        key = item.partition("=")[0].strip()
+        key = _key(item)
+        if (name := _entry_of(key)) and not key.startswith(EVERY) and name not in {*suite.entries, *made}:
+            offer = nearest(name, [*suite.entries])
+            raise ConfigError(f"{item!r}: suite {suite.name!r} has no entry {name!r}; {offer}")
         if key.startswith(EVERY):
             found += [f"entries.{name}.{item.strip().removeprefix(EVERY)}" for name in suite.entries]
         elif len(suite.entries) == 1 and key.partition(".")[0] in own:
@@ -111,6 +115,16 @@ def _lengthened(suite: Suite, overrides: Sequence[str]) -> list[str]:
         else:
             found.append(item)
     return found
+
+
+def _key(override: str) -> str:
+    return override.partition("=")[0].strip()
+
+
+def _entry_of(key: str) -> str | None:
+    """The entry of which `key` sets a value, by a name without dots."""
+    parts = key.split(".")
+    return parts[1] if len(parts) > 2 and parts[0] == "entries" else None
 
 
 def _tree(name: str) -> tuple[dict[str, Any], str]:

@@ -17,8 +17,9 @@ from pathlib import Path
 
 from agentrl.errors import StoreError
 from agentrl.store import RunStore
+from agentrl.store.database import file_of
 from agentrl.store.folder import CONFIG_FILE, STORE_FILE, place_of
-from agentrl.viewer.opening import file_of, frozen, open_for_reading
+from agentrl.viewer.opening import frozen, open_for_reading
 
 DEPTH = 3  # runs/eval/<name>/store.sqlite is the deepest that agentrl itself writes
 PASSED_OVER = frozenset({"checkpoints", "policy", "node_modules", "__pycache__"})

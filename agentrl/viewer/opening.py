@@ -19,6 +19,7 @@ from sqlalchemy.exc import ArgumentError
 
 from agentrl.errors import StoreError
 from agentrl.store import SCHEMA_VERSION, RunStore
+from agentrl.store.database import file_of
 
 _VERSION = "agentrl_schema"
 _READ_ONLY = "-c default_transaction_read_only=on"
@@ -44,17 +45,6 @@ def bring_up_to_date(target: str) -> None:
     if file is not None and not file.is_file():
         raise StoreError(f"store {str(file)!r}: there is no such file")
     RunStore(target if file is None else file).close()
-
-
-def file_of(target: str) -> Path | None:
-    """The file of a store, None for one on a server."""
-    if "://" not in target:
-        return Path(target)
-    try:
-        url = make_url(target)
-    except (ArgumentError, ValueError):
-        return None
-    return Path(url.database) if url.get_backend_name() == "sqlite" and url.database else None
 
 
 def frozen(file: Path) -> bool:

@@ -11,7 +11,7 @@ import pytest
 
 from agentrl.cli import main
 
-PHASE = re.compile(r"load|(tasks|weights) \(\d+\)|evaluate .*")
+PHASE = re.compile(r"load|(tasks|weights|import) \(\d+\)|evaluate .*")
 """What a command may have said before it fails."""
 
 

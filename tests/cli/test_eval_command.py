@@ -33,15 +33,40 @@ def test_a_limit_is_an_exit_code_of_its_own(agentrl, tmp_path: Path) -> None:
     shown = agentrl(*asked, "--limit-seconds", "1")
     assert shown.code == 3, shown.err
     assert "stopped by limits.seconds" in shown.out and "of 30 episodes are missing" in shown.out
-    spent = agentrl(*asked, "--limit-cost", "1", "--price-output", "5", "limits.seconds=null", "-n", "3", "--fresh")
+    spent = agentrl(
+        *asked,
+        "--limit-cost",
+        "1",
+        "--price-input",
+        "0",
+        "--price-output",
+        "5",
+        "limits.seconds=null",
+        "-n",
+        "3",
+        "--fresh",
+    )
     assert spent.code == 0 and "cost    0 dollars" in spent.out  # an oracle samples nothing
+
+
+def test_what_is_without_a_result_is_no_success(agentrl, tmp_path: Path) -> None:
+    suite = suite_file(tmp_path, tasks=2, failing="'test:1'")
+    (tmp_path / "log.broken").touch()
+    asked = ("eval", str(suite), *ORACLE, "--out", str(tmp_path / "kept"))
+    failed = agentrl(*asked)
+    assert failed.code == 1 and "1 of 2 episodes judged" in failed.out
+    assert "the same command goes on with the others" in failed.err
+    (tmp_path / "log.broken").unlink()
+    assert agentrl(*asked).code == 0
 
 
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
         (("cor", *ORACLE), ["'cor'", "did you mean 'core'"]),
-        (("tiny",), ["--model is missing", "agentrl eval tiny --model MODEL"]),
+        (("tiny",), ["suite 'tiny' is unknown", "agentrl eval SUITE --model tiny"]),
+        (("core",), ["--model is missing", "agentrl eval core --model MODEL"]),
+        (("core", *ORACLE, "--price-input", "1"), ["--price-input needs --price-output"]),
         (("tiny", *ORACLE), ["suite 'tiny' is unknown", "agentrl eval SUITE --model tiny"]),
         (("runs/quickstart", *ORACLE), ["'runs/quickstart'"]),
         (("agentrl/Nothing-v0", *ORACLE), ["agentrl/Nothing-v0"]),
@@ -49,6 +74,7 @@ def test_a_limit_is_an_exit_code_of_its_own(agentrl, tmp_path: Path) -> None:
         (("core", "--model", "tinny"), ["tinny", "did you mean 'tiny'"]),
         (("core", "--model", "./nowhere"), ["./nowhere"]),
         (("core", *ORACLE, "--entry", "sqll"), ["--entry 'sqll'", "did you mean 'sql'"]),
+        (("core", *ORACLE, "entries.sqll.tasks=1"), ["suite 'core' has no entry 'sqll'", "did you mean 'sql'"]),
         (("core", *ORACLE, "limits.max_turn=1"), ["limits.max_turn", "did you mean 'max_turns'"]),
         (("core", *ORACLE, "entries.sql.optionz.rows=1"), ["entries.sql.optionz", "did you mean 'options'"]),
         (("core", *ORACLE, "limits.cost=1"), ["--price-input"]),
@@ -112,6 +138,11 @@ def test_a_suite_file_that_cannot_be_read_is_one_line(agentrl, tmp_path: Path) -
     agentrl("eval", str(tmp_path / "bad.yaml"), *ORACLE).fails_in_one_line("bad.yaml", "not valid YAML")
     (tmp_path / "deep.yaml").write_text("entries: {a: {env: agentrl/Arithmetic-v0, sampels: 2}}\n")
     agentrl("eval", str(tmp_path / "deep.yaml"), *ORACLE).fails_in_one_line("entries.a.sampels", "'samples'")
+    (tmp_path / "twice.yaml").write_text("entries:\n  a: {env: agentrl/Math-v0}\n  a: {env: agentrl/SQL-v0}\n")
+    agentrl("eval", str(tmp_path / "twice.yaml"), *ORACLE).fails_in_one_line("twice.yaml", "the key 'a' stands twice")
+    (tmp_path / "odd.yaml").write_text("entries: {a: {env: agentrl/Math-v0, levels: [1, 1]}}\n")
+    shown = agentrl("eval", str(tmp_path / "odd.yaml"), *ORACLE)
+    shown.fails_in_one_line("entries.a: levels [1, 1]: one or more, each once")
     agentrl("eval", str(tmp_path), *ORACLE).fails_in_one_line(str(tmp_path))
 
 
@@ -147,5 +178,8 @@ def test_digests_are_computed_compared_and_pinned(agentrl, tmp_path: Path) -> No
     file.write_text(file.read_text().replace("tasks: 5", "tasks: 6"))
     failed = agentrl("eval", str(file), *ORACLE, "--out", str(tmp_path / "kept"))
     failed.fails_in_one_line("suite 'mine 1', entry 'one'", "raise the version")
+    compared = agentrl(*asked)
+    assert compared.code == 1 and "other tasks than were pinned: one" in compared.err
+    assert agentrl(*asked, "--write").code == 0 and agentrl(*asked).code == 0
     assert not (tmp_path / "kept").exists()
     agentrl("suites", "digest", "core", "--write").fails_in_one_line("--write needs a file")

@@ -76,6 +76,9 @@ def test_judging_and_judging_again(agentrl, folder: Path, endpoint: str) -> None
     assert lines[1].split() == ["maths", "1", "1", "75.0", "%", *["50.0", "%"] * 3, "75.0", "%", "66.7", "%"]
     assert "3 right answers; 6 votes now (4 yes, 2 no, 0 without a verdict), 0 from before" in shown.out
     assert "could be read" not in shown.out
+    assert lines[-1] == f"report  {folder / 'report.html'}"
+    written = json.loads((folder / "report.json").read_text())
+    assert [reasoning["votes"] for reasoning in written["total"]["reasoning"]] == [6]
     assert Handler.asked == 6
     again = agentrl("judge", str(folder), "--judge", "critic", "--endpoint", endpoint, "--votes", "2", "--json")
     assert Handler.asked == 6

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from agentrl.errors import ConfigError
+from agentrl.env import register
+from agentrl.envs.arithmetic import ArithmeticEnv
+from agentrl.errors import ConfigError, EnvError
 from agentrl.evaluation import Evaluation, Prices, evaluate, summarise
-from agentrl.evaluation.folder import EvaluationFolder, open_evaluation
+from agentrl.evaluation.folder import EvaluationFolder, default_folder, open_evaluation
 from agentrl.messages import assistant
 from agentrl.observe import Observer
 from agentrl.seeding import derive_seed
@@ -227,6 +229,7 @@ def test_what_a_failed_episode_has_cost_is_not_forgotten(tmp_path: Path) -> None
         (tmp_path / "log.broken").touch() if attempt < 2 else (tmp_path / "log.broken").unlink()
         done = evaluate(str(suite), "tiny", out=tmp_path / "kept", **small)
         costs.append(round((done.cost or 0.0) * 1e6))
+        assert done.report.total.cost == pytest.approx(done.cost)
     tokens = {episode.task_id: episode.completion_tokens for episode in rows(done).values()}
     failed = costs[0] - tokens["test:0"]
     assert failed > 0 and done.missing == 0
@@ -271,6 +274,19 @@ async def test_an_endpoint_that_breaks_down_is_asked_again_and_paid_as_it_counts
         assert (again.played, again.missing, again.report.total.aborted) == (2, 0, 0)
         assert again.cost == pytest.approx(3 * (11 * 1.0 + 3 * 2.0) / 1e6)  # by the stub's count of each answer
         assert again.report.total.cost == pytest.approx(again.cost)
+
+
+async def test_what_nobody_counts_is_not_priced(tmp_path: Path) -> None:
+    uncounted = stub_server.changed(lambda answer: answer.pop("usage") and None)
+    asked = {"tasks": 1, "mode": "chat", "overrides": ["limits.max_turns=1"]}
+    async with stub_server.stub_server() as stub:
+        stub.faults.extend([uncounted] * 10)
+        asked |= {"endpoint": stub.url, "prices": Prices(input=1.0, output=1.0)}
+        with pytest.raises(ConfigError, match=r"--price-input: the endpoint does not say .* \(usage\)"):
+            await asyncio.to_thread(evaluate, ARITHMETIC, stub_server.MODEL, out=tmp_path / "priced", **asked)
+        asked["prices"] = None
+        done = await asyncio.to_thread(evaluate, ARITHMETIC, stub_server.MODEL, out=tmp_path / "free", **asked)
+        assert (done.cost, done.missing) == (None, 0)
 
 
 def test_a_player_that_turns_out_to_be_another_is_refused(tmp_path: Path) -> None:
@@ -321,9 +337,28 @@ def test_evaluations_share_a_database(tmp_path: Path) -> None:
         evaluate(ARITHMETIC, "oracle", tasks=2, out=tmp_path / "x", store="postgresql://me:secret@host/runs")
 
 
+def test_a_shared_database_is_found_from_wherever_one_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    asked = {"tasks": 2, "store": "shared.sqlite"}
+    first = evaluate(ARITHMETIC, "oracle", out="one/same", **asked)
+    again = evaluate(ARITHMETIC, "oracle", out="two/same", **asked)  # the same evaluation, under another folder
+    assert (again.played, again.report.total) == (0, first.report.total)
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    store, run = open_evaluation(tmp_path / "two" / "same")
+    with store:
+        assert len(list(store.episodes(run.id))) == 2
+    (tmp_path / "shared.sqlite").unlink()
+    with pytest.raises(ConfigError, match=r"shared\.sqlite', which is not there"):
+        open_evaluation(tmp_path / "two" / "same")
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
+        ({"samples": 2, "overrides": ["entries.arithmetic.samples=4"]}, "samples is given twice"),
+        ({"seed": 2, "overrides": ["seed=4"]}, "'seed=4': seed is given twice, here and as 2"),
         ({"concurency": 2}, "evaluate has no such argument; did you mean 'concurrency'"),
         ({"max_turns": 2}, "the suite says it"),
         ({"overrides": ["split=tset"]}, "'tset'"),
@@ -339,6 +374,29 @@ def test_mistakes_are_found_before_anything_is_made(tmp_path: Path, asked: dict,
         evaluate(ARITHMETIC, "oracle", out=tmp_path / "kept", **asked)
     assert said in str(refused.value)
     assert not (tmp_path / "kept").exists()
+
+
+def test_what_an_environment_raises_before_it_plays_is_one_line_with_its_place(tmp_path: Path) -> None:
+    code = "def tasks(split):\n    return {}[split]\n"
+    (tmp_path / "clumsy.py").write_text(code)
+    namespace: dict = {}
+    exec(compile(code, str(tmp_path / "clumsy.py"), "exec"), namespace)
+
+    class Clumsy(ArithmeticEnv):
+        def tasks(self, split: str):  # type: ignore[override]
+            return namespace["tasks"](split)
+
+    register("tests/Clumsy-v0", Clumsy)
+    with pytest.raises(
+        EnvError, match=r"entry 'clumsy': its environment raised KeyError: 'test' \(clumsy\.py, line 2\)"
+    ):
+        evaluate("tests/Clumsy-v0", "oracle", out=tmp_path / "kept")
+    assert not (tmp_path / "kept").exists()
+
+
+def test_the_folder_of_an_address_has_its_host() -> None:
+    assert default_folder("core", "http://key@127.0.0.1:8000/v1", {}).name.startswith("core-127.0.0.1-8000-")
+    assert default_folder("core", "org/name", {}).name.startswith("core-name-")
 
 
 def test_a_moved_folder_is_the_same_evaluation(tmp_path: Path) -> None:

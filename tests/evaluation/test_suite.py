@@ -134,7 +134,7 @@ def test_a_wrong_file_is_one_line(text: str, said: str, tmp_path: Path) -> None:
         ("oracle", [], "agentrl eval SUITE --model oracle"),
         ("missing.yaml", [], "'missing.yaml' cannot be read"),
         ("core", ["limits.max_turn=1"], "did you mean 'max_turns'"),
-        ("core", ["entries.sqll.tasks=1"], "entries.sqll.env: is missing"),
+        ("core", ["entries.sqll.tasks=1"], "suite 'core' has no entry 'sqll'; did you mean 'sql'"),
         ("core", ["tasks=1"], "tasks: unknown key"),
         ("core", ["nothing"], "not of the form key=value"),
     ],

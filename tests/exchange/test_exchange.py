@@ -77,7 +77,10 @@ def test_a_bare_trajectory_a_line_is_enough(tmp_path: Path) -> None:
         ("", "it is empty"),
         ("{", "line 1: not JSON"),
         ("[1]", "line 1: not an object"),
-        ('{"kind": "run", "name": "a"}\n{"kind": "epsiode"}', "line 2: kind 'epsiode' is none of run, metrics, task, episode"),
+        (
+            '{"kind": "run", "name": "a"}\n{"kind": "epsiode"}',
+            "line 2: kind 'epsiode' is none of run, metrics, task, episode",
+        ),
         ('{"kind": "episode", "phase": "p"}', "line 1: episode: no 'trajectory'"),
         ('{"trajectory": {"task_id": 1}}', "line 1: episode: trajectory.task_id: input should be a valid string"),
         ('{"trajectory": []}', "line 1: episode: trajectory: input should be"),
@@ -126,7 +129,7 @@ def test_no_episode_takes_the_place_of_another(tmp_path: Path) -> None:
         assert count == 3
         assert [record.member for record in found] == [0, 1, 2]
         assert [record.trajectory.to_json() for record in found] == made
-        with pytest.raises(ConfigError, match="line 2: episode: there was an episode of phase 'import'.*member 0"):
+        with pytest.raises(ConfigError, match=r"line 2: episode: there was an episode of phase 'import'.*member 0"):
             import_run(store, tmp_path / "placed.jsonl")
 
 
@@ -183,6 +186,20 @@ def test_inspect_reads_its_logs(store: RunStore, tmp_path: Path) -> None:
     train = read_eval_log(str(tmp_path / "logs" / "trial_train.json"))
     assert train.samples is not None
     assert train.samples[0].id == "train:5 1 g"
+
+
+def test_an_episode_without_a_verdict_shows_its_reward_in_inspect(tmp_path: Path) -> None:
+    with RunStore(tmp_path / "s.sqlite") as store:
+        run = store.begin_run("rewards", "")
+        for member, reward in enumerate((0.25, 0.75)):
+            made = trajectory("t", True, member)
+            made.metrics, made.turns[0].reward, made.turns[1].reward = {}, reward, 0.0
+            store.add_episode(run, "train", 1, "g", member, made)
+        export_run(store, store.run("rewards"), tmp_path / "logs", "inspect")
+    log = read_eval_log(str(tmp_path / "logs" / "rewards_train.json"))
+    assert log.results is not None and log.samples is not None
+    assert [(score.name, score.metrics["mean"].value) for score in log.results.scores] == [("reward", 0.5)]
+    assert [sample.scores["reward"].value for sample in log.samples if sample.scores] == [0.25, 0.75]
 
 
 def test_the_form_follows_from_the_name() -> None:

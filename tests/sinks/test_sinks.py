@@ -53,6 +53,13 @@ def test_weights_and_biases_offline_holds_every_metric(tmp_path: Path) -> None:
     assert b"0.25" in held[second : second + 40]
 
 
+def test_an_option_that_no_sink_has_is_found_before_the_run_begins() -> None:
+    with pytest.raises(ConfigError, match=r"sink 'tensorboard' has no option 'foldr'; did you mean 'folder'"):
+        check_sinks([{"name": "tensorboard", "foldr": "x"}])
+    with pytest.raises(ConfigError, match=r"sink 'wandb': option 'mode' is 'offlin'"):
+        check_sinks([{"name": "wandb", "mode": "offlin"}])
+
+
 def test_ones_own_sink_is_told_what_the_store_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[tuple[str, int, Mapping[str, float]]] = []
 

@@ -42,6 +42,22 @@ def test_a_run_that_is_not_there_is_one_line_with_the_nearest_name(store: RunSto
             act()
 
 
+def test_a_run_that_is_removed_takes_all_of_it_along(store: RunStore) -> None:
+    first, second = (store.begin_run(name, "") for name in ("first", "second"))
+    for run in (first, second):
+        store.log(run, "train", 1, {"loss": 1.0})
+        store.add_tasks(run, "env", [TaskRecord("t")])
+        store.add_episode(run, "train", 1, "g", 0, plain())
+        store.add_judgement(run, "train", 1, "g", 0, "judge", 0, True, "yes")
+    store.remove_run(first)
+    store.remove_run(first)
+    assert [run.name for run in store.runs()] == ["second"]
+    assert store.phases(first) == [] and store.metrics(first, "train") == [] and store.judgements(first) == []
+    assert store.task(first, "env", "t") is None and list(store.episodes(first)) == []
+    assert len(list(store.episodes(second))) == 1 and len(store.judgements(second)) == 1
+    assert store.begin_run("first", "") != second
+
+
 def test_meta_must_be_json(store: RunStore) -> None:
     with pytest.raises(StoreError, match="the meta of a run must be JSON"):
         store.begin_run("a", "", meta={"x": object()})

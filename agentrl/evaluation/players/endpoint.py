@@ -55,7 +55,6 @@ class EndpointPlayer(RolloutPlayer):
         if settings.tokenizer is not None:
             models.kind_of(settings.tokenizer)
         self._served = model
-        self._tokenizer: Any = None
         self._found: dict[str, Any] = {}
         """What `start` found out: `served`, `mode`, and `reason` for a mode that is not `tokens`."""
         self._connect("chat")  # what is wrong with address, key and options shows now
@@ -95,17 +94,6 @@ class EndpointPlayer(RolloutPlayer):
         for key in _RENDERED:
             if (value := getattr(self.settings, key)) is not None:
                 raise ConfigError(f"{key}={value!r} needs mode='tokens', and {reason}")
-
-    def _rendering(self, tools: list[dict[str, Any]]) -> ChatRenderer:
-        from agentrl.chat import ChatRenderer
-
-        return ChatRenderer(
-            self._tokenizer,
-            tools,
-            tool_format=self.settings.tool_format or "auto",
-            tool_prompt=self.settings.tool_prompt or "schema",
-            history=self.settings.history or "template",
-        )
 
     # -- the two modes -------------------------------------------------------------------------------------------------
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from agentrl import registry
 from agentrl.account import BatchAccount
@@ -38,6 +38,7 @@ class RolloutPlayer(Player):
     def __init__(self, model: str, settings: PlayerSettings) -> None:
         super().__init__(model, settings)
         self._engine: Engine | None = None
+        self._tokenizer: Any = None
         self._account = BatchAccount(slots=float(settings.concurrency))
 
     @property
@@ -62,6 +63,18 @@ class RolloutPlayer(Player):
     @abstractmethod
     def renderer(self, env: Env) -> ChatRenderer | None:
         """How the environment's conversations become tokens; None for an engine that takes messages."""
+
+    def _rendering(self, tools: list[dict[str, Any]]) -> ChatRenderer:
+        """The renderer that the settings ask for, with the tokenizer that the subclass has."""
+        from agentrl.chat import ChatRenderer
+
+        return ChatRenderer(
+            self._tokenizer,
+            tools,
+            tool_format=self.settings.tool_format or "auto",
+            tool_prompt=self.settings.tool_prompt or "schema",
+            history=self.settings.history or "template",
+        )
 
     def check_limits(self, limits: PlayLimits) -> None:
         """See that the engine can sample so. Raises `ConfigError`."""

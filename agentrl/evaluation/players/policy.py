@@ -81,7 +81,6 @@ class PolicyPlayer(RolloutPlayer):
         if self.engine_name == "vllm" and settings.device not in (None, "auto"):
             raise ConfigError(f"device={settings.device!r} has no meaning for vLLM, which chooses its own")
         self.kind = PlayerKind.VLLM if self.engine_name == "vllm" else PlayerKind.POLICY
-        self._tokenizer: Any = None
 
     def describe(self) -> dict[str, Any]:
         """See `Player.describe`."""
@@ -110,17 +109,6 @@ class PolicyPlayer(RolloutPlayer):
 
     def renderer(self, env: Env) -> ChatRenderer:
         return self._rendering(env.tool_schemas())
-
-    def _rendering(self, tools: list[dict[str, Any]]) -> ChatRenderer:
-        from agentrl.chat import ChatRenderer
-
-        return ChatRenderer(
-            self._tokenizer,
-            tools,
-            tool_format=self.settings.tool_format or "auto",
-            tool_prompt=self.settings.tool_prompt or "schema",
-            history=self.settings.history or "template",
-        )
 
     def _load(self) -> Engine:
         """The engine around the loaded model."""

@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any, get_args
 
 from agentrl.config import RunConfig, load_config
-from agentrl.errors import ConfigError
+from agentrl.errors import ConfigError, StoreError
+from agentrl.evaluation.folder import SUITE_FILE
 from agentrl.evaluation.players.base import PlayerSettings, Precision
+from agentrl.store.folder import CONFIG_FILE, place_of
 
 PRECISIONS: dict[str, Precision] = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 """By torch's names, as engines have them."""
@@ -22,12 +24,21 @@ def run_of(model: str) -> tuple[Path, RunConfig] | None:
     path = Path(model).expanduser()
     inside = path.name == "adapter" and path.parent.name == "policy"
     folder = path.parents[1] if inside else path.parent if path.name == "policy" else path
-    if not (folder / "config.yaml").is_file() or not (folder / "store.sqlite").is_file():
+    if not (folder / CONFIG_FILE).is_file() or not _is_run(folder):
         return None
     policy = path if inside else folder / "policy"
     if not policy.is_dir():
         raise ConfigError(f"{model!r} holds a run without a trained policy; agentrl train --resume {folder}")
-    return policy, load_config(folder / "config.yaml")
+    return policy, load_config(folder / CONFIG_FILE)
+
+
+def _is_run(folder: Path) -> bool:
+    """Whether a training run is stored for this folder, in its own file or in a shared database."""
+    try:
+        place_of(folder)
+    except StoreError:
+        return False
+    return not (folder / SUITE_FILE).is_file()  # an evaluation has no policy
 
 
 def with_run(settings: PlayerSettings, config: RunConfig) -> PlayerSettings:

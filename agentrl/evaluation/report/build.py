@@ -134,7 +134,7 @@ def _total(found: Evaluated, entries: Sequence[Figures]) -> Figures:
         samples=each.pop() if len(each) == 1 else None,
         planned=sum(figures.planned for figures in entries),
         stages={stage: sum(figures.stages.get(stage, 0.0) for figures in entries) for stage in STAGES},
-        cost=_cost(found, found.samples),
+        cost=_cost(found, found.samples, found.run.meta.get("lost", {})),
         judges=found.judges,
     )
     return figures_of(found.samples, asked)
@@ -143,7 +143,7 @@ def _total(found: Evaluated, entries: Sequence[Figures]) -> Figures:
 def _notes(total: Figures, entries: Sequence[Figures], finished: bool) -> list[str]:
     notes = []
     if total.missing:
-        how = "the evaluation was ended early" if finished else "the same command continues it"
+        how = "the evaluation was ended early" if finished else "the evaluation is not finished"
         notes.append(f"{total.missing:,} of {total.planned:,} episodes are missing: {how}.")
     if total.aborted:
         notes.append(f"{total.aborted:,} episodes were aborted and have no verdict; they are in no share.")
@@ -197,12 +197,14 @@ def _asked_entries(found: Evaluated) -> Mapping[str, Any]:
     return entries if isinstance(entries, Mapping) else {}
 
 
-def _cost(found: Evaluated, samples: Sequence[Sample]) -> float | None:
-    """Dollars, at the prices that the evaluation was given."""
+def _cost(found: Evaluated, samples: Sequence[Sample], lost: Mapping[str, int] = {}) -> float | None:
+    """Dollars at the prices that were given; `lost`: tokens of failed episodes that were played again."""
     prices = found.run.meta.get("prices")
     if not prices:
         return None
-    read, written = (sum(getattr(sample, name) for sample in samples) for name in ("prompt_tokens", "tokens"))
+    read, written = (
+        sum(getattr(sample, name) for sample in samples) + lost.get(name, 0) for name in ("prompt_tokens", "tokens")
+    )
     return Prices(**prices).of(read, written)
 
 

@@ -172,7 +172,8 @@ class Figures(Part):
     stages: dict[str, float] = Field(default_factory=dict)
     """Episode-seconds by what they were spent on (see `agentrl.account.MEANING`)."""
     cost: Number = None
-    """Dollars that the tokens cost; null where no prices were given."""
+    """Dollars that the tokens cost, in `total` also those of failed episodes that were played again; null where no
+    prices were given."""
     answer_entropy: Estimate = Field(default_factory=Estimate)
     """Mean over tasks of the entropy (nats) of their samples' final answers, bootstrap over tasks; null where no
     answers are recorded, or one sample a task was asked for."""

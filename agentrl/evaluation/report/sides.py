@@ -54,7 +54,9 @@ def opened(label: str, place: Path, store: str | None = None) -> Iterator[Loaded
     source, run = open_evaluation(place) if store is None else _run_of(store, str(place))
     with source:
         found = load_evaluation(source, run)
-        yield Loaded(label, report_of(found), found.samples, source, run)
+        report = report_of(found)
+        order = {figures.name: place for place, figures in enumerate(report.entries)}  # as a report alone has them
+        yield Loaded(label, report, sorted(found.samples, key=lambda sample: order[sample.entry]), source, run)
 
 
 def samples_in(report: EvaluationReport) -> Iterator[Sample]:
@@ -99,8 +101,8 @@ def _read(label: str, file: Path) -> EvaluationReport:
         raise ConfigError(f"{label}={str(file)!r} cannot be read: {error.strerror}") from None
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise ConfigError(f"{label}={str(file)!r} is no report of an evaluation: {where}: {first['msg']}") from None
+        reason = ": ".join(filter(None, (".".join(map(str, first["loc"])), first["msg"])))
+        raise ConfigError(f"{label}={str(file)!r} is no report of an evaluation: {reason}") from None
 
 
 def _run_of(store: str, name: str) -> tuple[RunStore, RunRecord]:

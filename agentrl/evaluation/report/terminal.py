@@ -6,7 +6,7 @@ names instead of being cut. Names come from outside and are shown as text, never
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
@@ -40,15 +40,20 @@ def evaluation_summary(report: EvaluationReport) -> RenderableType:
 def comparison_summary(report: ComparisonReport) -> RenderableType:
     """Two evaluations in a terminal: differences with intervals and tests, then the boundary between them."""
     rows = report.rows
+    found = [row.accuracy for row in rows]
+    shown: Callable[[float | None], str] = percent
+    unit, change, said = " %", _points, ", differences in points"
+    if not any(found) and any(row.reward for row in rows):  # environments without a verdict
+        found = [row.reward for row in rows]
+        shown, unit, change, said = figure, " reward", _signed, ""
     title = Text.assemble(
         "A ", (one_line(report.a.model.name), "bold"), ", B ", (one_line(report.b.model.name), "bold"),
-        f" · {one_line(report.a.suite.name)} · paired by {report.unit}, differences in points",
+        f" · {one_line(report.a.suite.name)} · paired by {report.unit}{said}",
     )  # fmt: skip
-    found = [row.accuracy for row in rows]
     columns = [
-        Column("A %", [percent(paired.mean_a) if paired else DASH for paired in found]),
-        Column("B %", [percent(paired.mean_b) if paired else DASH for paired in found]),
-        Column("B - A [95 %]", [_change(paired) for paired in found]),
+        Column(f"A{unit}", [shown(paired.mean_a) if paired else DASH for paired in found]),
+        Column(f"B{unit}", [shown(paired.mean_b) if paired else DASH for paired in found]),
+        Column("B - A [95 %]", [_change(paired, change) for paired in found]),
         Column("p", [p_value(paired.p) if paired else DASH for paired in found]),
         Column("pairs", [count(paired.pairs) if paired else DASH for paired in found]),
         Column("A only", [count(paired.only_a) if paired else DASH for paired in found]),
@@ -64,17 +69,21 @@ def p_value(value: float | None) -> str:
     return DASH if value is None else "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
-def _change(paired: PairedFigures | None) -> str:
+def _change(paired: PairedFigures | None, shown: Callable[[float | None], str]) -> str:
     if paired is None:
         return DASH
     value, low, high = (
-        _points(bound) for bound in (paired.difference.value, paired.difference.low, paired.difference.high)
+        shown(bound) for bound in (paired.difference.value, paired.difference.low, paired.difference.high)
     )
     return value if DASH in (low, high) else f"{value} [{low}, {high}]"
 
 
 def _points(value: float | None) -> str:
     return DASH if value is None else f"{100 * value:+.1f}"
+
+
+def _signed(value: float | None) -> str:
+    return figure(value) if value is None or value < 0 else f"+{figure(value)}"
 
 
 def _boundary_lines(report: ComparisonReport) -> list[str]:
@@ -85,9 +94,9 @@ def _boundary_lines(report: ComparisonReport) -> list[str]:
     crossed = f"crossover at k={border.crossover}" if border.crossover else "no crossover"
     at_last = f", {_points(last.value)} at k={last.k}; {crossed}" if last.k > first.k else ""
     ratios = {"SRR": support.srr, "NDR": support.ndr, "SDS": support.sds, "NSCR": support.nscr}
+    gap = f"; pass@{border.gap_k} of A - pass@1 of B {_points(border.sampling_gap)} points" if border.gap_k > 1 else ""
     lines = [
-        f"pass@k: B - A {_points(first.value)} points at k={first.k}{at_last}; "
-        f"pass@{border.gap_k} of A - pass@1 of B {_points(border.sampling_gap)} points",
+        f"pass@k: B - A {_points(first.value)} points at k={first.k}{at_last}{gap}",
         f"Tasks solved{f' within {support.k}' if support.k else ''}: {support.preserved} by both, "
         f"{support.shrunk} by A alone, {support.expanded} by B alone, {support.outside} by neither "
         f"({', '.join(f'{name} {figure(value)}' for name, value in ratios.items())})",

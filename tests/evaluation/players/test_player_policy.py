@@ -183,6 +183,18 @@ async def test_a_run_is_played_as_it_was_trained(tmp_path: Path) -> None:
     assert "calculator(" not in build_tiny()[1].decode(records(played)[0].context_ids(0))
 
 
+def test_a_run_in_a_shared_database_is_one_as_well(tmp_path: Path) -> None:
+    run = run_folder(tmp_path / "run", tool_prompt="signature")
+    (run / "store.sqlite").rename(tmp_path / "shared.sqlite")
+    text = (run / "config.yaml").read_text()
+    (run / "config.yaml").write_text(text.replace("store: null", f"store: sqlite:///{tmp_path / 'shared.sqlite'}"))
+    tiny_folder(run / "policy")
+    for name in (run, run / "policy"):
+        assert resolve_player(str(name)).describe()["tool_prompt"] == "signature"
+    (run / "suite.yaml").touch()  # what an evaluation into a shared database leaves is no run
+    assert run_of(str(run)) is None
+
+
 async def test_the_adapter_of_a_run_and_its_merged_policy_are_one(folder: Path, tmp_path: Path) -> None:
     run = run_folder(tmp_path / "run", lora={"rank": 4})
     from transformers import AutoModelForCausalLM

@@ -109,6 +109,18 @@ def test_a_report_alone_gives_the_same_numbers(tmp_path: Path) -> None:
     assert alone.boundary.curve_b == full.boundary.curve_b and alone.boundary.support == full.boundary.support
 
 
+def test_a_report_alone_gives_the_same_numbers_in_whatever_order_entries_stand(tmp_path: Path) -> None:
+    a = write_evaluation_run(tmp_path / "a", {"search": {"q": "+-", "r": "++", "s": "--"}, "arithmetic": ARITHMETIC})
+    b = write_evaluation_run(tmp_path / "b", {"search": {"q": "--", "r": "+-", "s": "++"}, "arithmetic": TRAINED})
+    for folder in (a, b):
+        write_evaluation(folder)
+    full, alone = compare(a, b), compare(a / "report.json", b / "report.json")
+    assert [flip.entry for flip in full.only_b] == ["search", "arithmetic"]
+    assert (alone.total, alone.only_a, alone.only_b) == (full.total, full.only_a, full.only_b)
+    assert alone.boundary is not None and full.boundary is not None
+    assert alone.boundary.difference == full.boundary.difference  # the bootstrap's bounds, too
+
+
 def test_two_runs_of_one_store(tmp_path: Path) -> None:
     folder = write_evaluation_run(tmp_path, {"arithmetic": ARITHMETIC}, name="base")
     write_evaluation_run(tmp_path, {"arithmetic": TRAINED}, name="trained")

@@ -108,7 +108,7 @@ def test_what_was_asked_and_not_judged(tmp_path: Path) -> None:
     outcomes = {outcome.task_id: outcome.correct for outcome in report.entries[0].outcomes}
     assert outcomes == {"a": [True, False], "b": [None, None], "c": [True, None], "d": [False, None]}
     notes = " ".join(report.notes)
-    assert "1 of 8 episodes are missing: the same command continues it." in notes
+    assert "1 of 8 episodes are missing: the evaluation is not finished." in notes
     assert "3 episodes were aborted" in notes and "in no share: search: b." in notes
     assert "pass@k of search is not over the same tasks at every k: 3 at k=1, 1 at k=2; the others have" in notes
 

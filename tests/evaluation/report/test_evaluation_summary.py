@@ -11,7 +11,8 @@ from rich.console import Console, RenderableType
 
 from agentrl.evaluation.report import build_evaluation, compare, comparison_summary, evaluation_summary
 from agentrl.evaluation.report.terminal import p_value
-from tests.evaluation.report.synthetic import ARITHMETIC, SEARCH, write_evaluation_run
+from agentrl.store import RunStore
+from tests.evaluation.report.synthetic import ARITHMETIC, SEARCH, played, write_evaluation_run
 from tests.report.reading import HOSTILE
 
 ENTRIES = {"arithmetic": ARITHMETIC, "search": {**SEARCH, "q4": "xt"}}
@@ -88,6 +89,18 @@ def test_a_complete_difference_has_an_interval(tmp_path: Path) -> None:
     point = report.boundary.difference[0]
     assert (point.value, point.low, point.high) == (bounds.value, bounds.low, bounds.high)
     assert report.total.reward is not None and report.total.reward.difference.low is None
+
+
+def test_environments_without_a_verdict_are_compared_by_reward(tmp_path: Path) -> None:
+    folders = [write_evaluation_run(tmp_path / side, {"e": dict.fromkeys("abcd", "x")}) for side in "ab"]
+    for folder, rewards in zip(folders, ((0.25, 0.5, 0.5, 0.75), (0.5, 1.0, 1.0, 1.5)), strict=True):
+        with RunStore(folder / "store.sqlite") as store:
+            for index, reward in enumerate(rewards):
+                made = played("abcd"[index], "+", 0, metrics={}, env_id="e")
+                made.turns[0].reward = reward
+                store.add_episode(1, "eval/e", 0, f"{index:05d}", 0, made)
+    flat = " ".join(printed(comparison_summary(compare(*folders)), 110).split())
+    assert "A reward B reward B - A [95 %]" in flat and "e 1.5 2 +0.5 [+" in flat
 
 
 def test_p_values() -> None:
