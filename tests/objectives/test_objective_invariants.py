@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -130,15 +130,23 @@ def gradients_at(size: int, objective: Objective) -> dict[str, torch.Tensor]:
     )
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """Several threads add a matrix product up in an order of their own, which alone costs some 1e-6."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @every_objective
+@pytest.mark.usefixtures("one_thread")
 def test_gradients_do_not_depend_on_micro_batches(spec: Any) -> None:
-    """Through the learner: micro-batches of one trajectory (or row), and all in one; float32, 1e-6 for each token."""
+    """Through the learner: micro-batches of one trajectory (or row), and all in one; float32."""
     whole, cut = (gradients_at(size, build_objective(spec)) for size in (10_000, 1))
     largest = max(float(each.abs().max()) for each in whole.values())
     assert largest > 1e-2
-    trajectories, _ = make_batch()  # the loss is a sum over the tokens of a trajectory
-    tokens = sum(item.num_policy_tokens for item in trajectories) / len(trajectories)
-    assert largest_difference(whole, cut) < 1e-6 * tokens * max(1.0, largest)
+    assert largest_difference(whole, cut) < 1e-6 * max(1.0, largest)
 
 
 @pytest.mark.parametrize("spec", [SPECS[1], "topr"], ids=label)

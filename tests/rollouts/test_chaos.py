@@ -10,8 +10,9 @@ import asyncio
 import gc
 import os
 import threading
+import time
 from collections import Counter
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import aclosing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -77,20 +78,27 @@ def descriptors() -> set[str]:
     return set(os.listdir("/proc/self/fd"))
 
 
+def wait_for(done: Callable[[], bool]) -> None:
+    """Until it is so, or patience ends; blocks the thread, as what is waited for runs in others."""
+    pause = threading.Event()
+    deadline = time.monotonic() + PATIENCE
+    while not done() and time.monotonic() < deadline:
+        pause.wait(0.05)
+
+
 @pytest.fixture
 def nothing_left() -> Iterator[None]:
     """No thread, child process or descriptor outlives a test."""
+
+    def left() -> tuple[set[threading.Thread], set[int], set[str]]:
+        return (set(threading.enumerate()) - before[0], children() - before[1], descriptors() - before[2])
+
     gc.collect()
     before = (set(threading.enumerate()), children(), descriptors())
     yield
     gc.collect()
-    deadline = threading.Event()
-    for _ in range(int(PATIENCE / 0.05)):
-        left = (set(threading.enumerate()) - before[0], children() - before[1], descriptors() - before[2])
-        if not any(left):
-            return
-        deadline.wait(0.05)
-    assert not any(left), left
+    wait_for(lambda: not any(left()))
+    assert not any(remaining := left()), remaining
 
 
 def virtually(call: Coroutine[Any, Any, T], faults: Faults) -> T:
@@ -114,11 +122,8 @@ async def settled(engine: Engine, faults: Faults, books: Books) -> None:
         await asyncio.sleep(0)
     assert asyncio.all_tasks() == {asyncio.current_task()}
     assert isinstance(engine, FaultyEngine)
-    pause = threading.Event()  # a call that was given up goes on in its thread, which a busy machine may run late
-    for _ in range(int(PATIENCE / 0.05)):
-        if books.made == books.closed and not books.open:
-            break
-        pause.wait(0.05)
+    # a call that was given up goes on in its thread, which a busy machine may run late
+    wait_for(lambda: books.made == books.closed and not books.open)
     assert (books.open, books.sessions, engine.sessions) == (set(), set(), set())
     assert books.made == books.closed
 
