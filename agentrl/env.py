@@ -306,6 +306,9 @@ class ForeignEnv(Env):
     def gold(self, task: Task) -> Any:
         return self._inner.gold(task) if self._inner else None
 
+    def fingerprint(self, task: Task) -> Any:
+        return self._inner.fingerprint(task) if self._inner else super().fingerprint(task)
+
     def tool_schemas(self) -> list[dict[str, Any]]:
         return self._inner.tool_schemas() if self._inner else []
 
@@ -333,7 +336,8 @@ class ForeignEnv(Env):
             cut = info["stop_reason"] is None and not terminated
             if cut and self._inner is not None:
                 verdict = self._inner.finish(StopReason.MAX_TURNS)
-                reward, info["metrics"] = float(reward) + verdict.reward, dict(verdict.metrics)
+                reward = float(reward) + verdict.reward
+                info |= {"metrics": dict(verdict.metrics), "answer": verdict.answer}
             info["stop_reason"] = info["stop_reason"] or str(StopReason.MAX_TURNS if cut else StopReason.TERMINATED)
         return Step(_as_observation(observation), float(reward), bool(terminated), bool(truncated), info)
 

@@ -97,11 +97,18 @@ async def first_difference(env: Env, recorded: Trajectory) -> str | None:
 
 
 def _executed(recorded: Trajectory, number: int) -> Message | None:
-    """What the environment was given in that turn: of the last one, where calls ran out, the calls that were left."""
+    """What the environment was given in that turn: of the last one, where calls ran out, the calls that were left.
+
+    The environment may have ended the episode with them, so that the stop reason does not say that they ran out.
+    """
     turn = recorded.turns[number - 1]
-    if recorded.stop_reason is not StopReason.CALL_BUDGET or number < len(recorded.turns):
+    budget = recorded.stop_reason is StopReason.CALL_BUDGET
+    if number < len(recorded.turns) or not (budget or turn.tool_calls):
         return turn.message
-    given = with_calls(turn.message).tool_calls[: len(turn.tool_calls)]
+    asked = with_calls(turn.message).tool_calls
+    given = asked[: len(turn.tool_calls)]
+    if given == asked and not budget:
+        return turn.message
     return turn.message.model_copy(update={"tool_calls": given}) if given else None
 
 

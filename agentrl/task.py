@@ -115,7 +115,7 @@ class Verdict:
     metrics: dict[str, float] = field(default_factory=dict)
     """What is worth reporting beside it. `correct`, and every name that begins so, is 0.0 or 1.0."""
     answer: str | None = None
-    """The final answer's text; None where none was given. `ToolEnv` fills it in."""
+    """The final answer's text; empty where none could be read. None: `ToolEnv` takes `Episode.answer`, if any."""
 
 
 @dataclass(slots=True)

@@ -40,8 +40,8 @@ ToolSource = str | Tool | type[Tool | Toolset] | Callable[..., Any]
 """A tool, a class of tools or of toolsets, a function, or a registered name."""
 
 _log = logging.getLogger(__name__)
-_INVALID = frozenset({"unknown_tool", "invalid_arguments", "parse"})
-"""Errors of the call itself, as opposed to those of the tool."""
+INVALID_CALLS = frozenset({"unknown_tool", "invalid_arguments", "parse"})
+"""Errors of the call itself, as opposed to those of the tool: no tool ran."""
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ class ToolEnv(AsyncEnv):
             reward = float(self.turn_reward(episode, records))
             if episode.submission is not None:
                 return await self._end(episode, StopReason.TERMINATED, observation, reward)
-            invalid = all(record.error in _INVALID for record in records)
+            invalid = all(record.error in INVALID_CALLS for record in records)
             episode.invalid_streak = episode.invalid_streak + 1 if invalid else 0
             if episode.invalid_streak >= self.max_invalid_turns:
                 return await self._end(episode, StopReason.INVALID_CALLS, observation, reward)

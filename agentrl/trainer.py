@@ -9,6 +9,7 @@ weights that were published.
 from __future__ import annotations
 
 import asyncio
+import math
 import resource
 import time
 from collections.abc import Iterator, Sequence
@@ -204,8 +205,10 @@ class Trainer:
         release_freed_memory()
         self.records.log(phase, at, result.to_metrics())
         self.evaluations[stage] = result
-        share = result.accuracy
-        self.observer.note(f"{stage.replace('_', ' ')}: accuracy {share.value:.1%} [{share.low:.1%}, {share.high:.1%}]")
+        share, told = result.accuracy, f"no accuracy, mean reward {result.reward.value:.4g}"
+        if math.isfinite(share.value):
+            told = f"accuracy {share.value:.1%} [{share.low:.1%}, {share.high:.1%}]"
+        self.observer.note(f"{stage.replace('_', ' ')}: {told}")
 
     async def _reinforce(self) -> None:
         self._announce_training()

@@ -16,6 +16,7 @@ from enum import StrEnum
 from typing import Any
 
 from pydantic import ConfigDict, TypeAdapter
+from pydantic_core import to_json
 
 from agentrl.messages import Message
 
@@ -318,7 +319,9 @@ class Trajectory:
 
     def to_json(self) -> str:
         """The record as JSON; floats keep every bit, not-a-number and infinities included."""
-        return _TRAJECTORY.dump_json(self).decode()
+        text = _TRAJECTORY.dump_json(self, exclude={"info"})[:-1] + b',"info":'
+        text += to_json(self.info, inf_nan_mode="constants") + b"}"  # dump_json makes null of a NaN in Any
+        return text.decode()
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Trajectory:

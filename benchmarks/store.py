@@ -99,6 +99,9 @@ def questions(store: RunStore, run: int, count: int) -> dict[str, float]:
         filtered = replace(every, descending=True, **{name: value})
         taken[f"{name}={value}"] = milliseconds(lambda query=filtered: store.page(query))
         taken[f"count {name}={value}"] = milliseconds(lambda query=filtered: store.count(query))
+    group = replace(every, phase=newest.phase, step=newest.step, group=newest.group)
+    taken["a group"] = milliseconds(lambda: store.page(group))
+    taken["a phase by reward"] = milliseconds(lambda: store.page(replace(every, phase="train", sort="reward")))
     taken["count"] = milliseconds(lambda: store.count(every))
     taken["phases"] = milliseconds(lambda: store.phases(run))
     taken["neighbours"] = milliseconds(lambda: store.neighbours(newest.id, replace(every, sort="reward")))
@@ -125,7 +128,11 @@ def rates(place: str, options: argparse.Namespace) -> dict[str, float]:
         run = store.run("benchmark").id
         count = sum(1 for found in store.episodes(run) if found.trajectory.turns)
         read = time.perf_counter()
-        paid = [(f"0.{slot:04d}", 0, [[0.5] * options.tokens] * options.turns) for slot in range(1, 64) if slot % 4]
+        paid = [
+            (f"0.{slot:04d}", 0, [[0.5] * options.tokens] * options.turns)
+            for slot in range(1, min(64, options.episodes))
+            if slot % 4
+        ]
         advantages = milliseconds(lambda: store.set_advantages_of(run, "train", 0, paid))
     return {
         "episodes": count,

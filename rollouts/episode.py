@@ -23,7 +23,7 @@ from agentrl.errors import ConfigError, EngineError, EngineRefusal
 from agentrl.messages import Message
 from agentrl.rollout import EnvSource
 from agentrl.seeding import derive_seed
-from agentrl.tool_env import with_calls
+from agentrl.tool_env import INVALID_CALLS, with_calls
 from agentrl.trajectory import StopReason, Trajectory, Turn
 
 from .boundary import Aborted, Deadline, Health, Limit, Overdue, Stage, abandon, as_data, bounded
@@ -42,8 +42,6 @@ LONG_TEXT = 20_000
 """Characters from which on tokenising leaves the event loop: about 10 ms of work there."""
 LONG_TURN = 5_000
 """Sampled ids from which on reading them leaves the event loop."""
-NOT_EXECUTED = frozenset({"parse", "unknown_tool", "invalid_arguments"})
-"""Errors of calls that no tool ran for."""
 
 
 @dataclass(slots=True)
@@ -117,7 +115,8 @@ class Episode:
         with self._timed("branch"):
             state = await self.slot.snapshot(self.deadline)
         record = copied(self.trajectory, self.job.member)
-        return BranchPoint(record, list(self._context), state, self._state_key, self._characters, self._tools)
+        lengths = (self._characters, self._counted)
+        return BranchPoint(record, list(self._context), state, self._state_key, *lengths, self._tools)
 
     def _abort(self, aborted: Aborted) -> None:
         """Record that the episode has no verdict."""
@@ -134,7 +133,7 @@ class Episode:
         record, limits = self.trajectory, self.services.limits
         await (self._begin() if self.job.origin is None else self._resume(self.job.origin))
         while True:
-            left, room = self._tokens_left(), self._context_limit() - self._context_length
+            left, room = self._tokens_left(), self._room
             if min(left, room) < 1:
                 return await self._finish(StopReason.MAX_TOKENS if room < 1 else StopReason.TOKEN_BUDGET)
             step, whole = await self._turn(min(limits.max_turn_tokens, left, room))
@@ -148,7 +147,7 @@ class Episode:
             if len(record.turns) >= limits.max_turns:
                 return await self._finish(StopReason.MAX_TURNS)
             await self._extend(step)
-            if self.branching is not None:
+            if self.branching is not None and min(self._tokens_left(), self._room) >= 1:
                 await self.branching(self)
 
     async def _begin(self) -> None:
@@ -169,7 +168,8 @@ class Episode:
         """Restore the environment to the state of a branch point."""
         with self._timed("branch"):
             self.trajectory.env_id = await self.slot.restore(origin.state, self.deadline)
-        self._context, self._state_key, self._characters = list(origin.context), origin.state_key, origin.characters
+        self._context, self._state_key = list(origin.context), origin.state_key
+        self._characters, self._counted = origin.characters, origin.counted
         await self._offer(origin.tools)
 
     async def _offer(self, tools: list[dict[str, Any]] | None) -> None:
@@ -208,7 +208,7 @@ class Episode:
         if limit is None:
             return message
         calls = [call for turn in self.trajectory.turns for call in turn.tool_calls]
-        left = limit - sum(call.error not in NOT_EXECUTED for call in calls)
+        left = limit - sum(call.error not in INVALID_CALLS for call in calls)
         asked = with_calls(message).tool_calls
         if len(asked) <= left:
             return message
@@ -255,7 +255,8 @@ class Episode:
         prompt, completion, info = reply.prompt_tokens, reply.completion_tokens, self.trajectory.info
         if prompt is None or completion is None:
             if self.services.limits.max_tokens is not None:
-                raise ConfigError("max_tokens: the endpoint does not say how many tokens it samples (usage)")
+                said = "the endpoint does not say how many tokens it samples (usage)"
+                raise ConfigError(f"max_tokens: {said}; lift that limit (max_tokens=null)")
             info.pop("usage", None)
             return
         if "usage" in info or not self.trajectory.turns:
@@ -400,9 +401,9 @@ class Episode:
     # -- tokens --------------------------------------------------------------------------------------------------------
 
     @property
-    def _context_length(self) -> int:
-        """Tokens of the next turn's context; without ids, what the endpoint has counted of it."""
-        return len(self._context) if self._tokens else self._counted
+    def _room(self) -> int:
+        """Tokens that the context of the next turn leaves; without ids, by what the endpoint has counted of it."""
+        return self._context_limit() - (len(self._context) if self._tokens else self._counted)
 
     def _tokens_left(self) -> int:
         """Tokens that the episode may still sample."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -27,6 +28,8 @@ class BranchPoint:
     state_key: str | None
     characters: int
     """Length of the conversation."""
+    counted: int = 0
+    """Tokens of the last turn and its context, as an endpoint without ids counts them."""
     tools: list[dict[str, Any]] | None = None
     """The tools of the episode, where its task has its own."""
 
@@ -90,5 +93,5 @@ def copied(record: Trajectory, member: int) -> Trajectory:
         list(record.opening),
         turns,
         branch=Branch(record.member, len(turns)),
-        info=dict(record.info),
+        info=copy.deepcopy(record.info),  # both count on: tokens, entropies
     )

@@ -716,6 +716,22 @@ async def test_what_a_wrapper_cuts_short_the_inner_environment_judges() -> None:
     assert (step.terminated, step.truncated, step.reward) == (False, True, 1.0)
     assert step.info["metrics"] == {"total": 3.0}
     assert step.info["stop_reason"] == "max_turns"
+    assert step.info["answer"] is None
+    await env.aclose()
+
+
+async def test_of_what_a_wrapper_cuts_short_the_answer_is_known_and_the_task_as_before() -> None:
+    class Guess(Shop):
+        def judge(self, episode: Episode) -> Verdict:
+            return Verdict(0.0, answer=f"{len(episode.calls)} calls")
+
+        def fingerprint(self, task: Task) -> Any:
+            return "what decides"
+
+    env = ensure_env(TimeLimit(Guess(), max_episode_steps=1))
+    assert env.fingerprint(env.task("train:3")) == "what decides"
+    await env.areset(seed=0, options={"task": "train:3"})
+    assert (await env.astep(add(3))).info["answer"] == "1 calls"
     await env.aclose()
 
 

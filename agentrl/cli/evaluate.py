@@ -9,6 +9,7 @@ import typer
 
 from agentrl.cli import EXIT_FAILURE, EXIT_INTERRUPTED
 from agentrl.cli.output import Json, console, examples, options_of, print_json
+from agentrl.cli.termination import terminable
 from agentrl.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -66,7 +67,8 @@ def eval_command(
     if model is None and endpoint is None:
         load_suite(suite)  # what is no suite may be the model
         raise ConfigError(f"--model is missing: agentrl eval {suite} --model MODEL")
-    limits = {"limits.cost": limit_cost, "limits.seconds": limit_seconds}
+    stops = {"limits.cost": limit_cost, "limits.seconds": limit_seconds}
+    limits = [f"{key}={value}" for key, value in stops.items() if value is not None]
     serving = {
         "endpoint": endpoint, "api_key_env": key_env, "mode": mode, "tokenizer": tokenizer, "engine": engine,
         "base": base, "device": device, "precision": precision, "concurrency": concurrency,
@@ -74,22 +76,23 @@ def eval_command(
     }  # fmt: skip
     observer = make_display(Console(stderr=True))
     try:
-        done = evaluate(
-            suite,
-            model,
-            samples=samples,
-            tasks=tasks,
-            entries=entry or (),
-            overrides=[*(overrides or []), *(f"{key}={value}" for key, value in limits.items() if value is not None)],
-            temperature=temperature,
-            seed=seed,
-            prices=_prices(price_input, price_output),
-            out=out,
-            store=store,
-            fresh=fresh,
-            observer=observer,
-            **{key: value for key, value in serving.items() if value is not None},
-        )
+        with terminable():
+            done = evaluate(
+                suite,
+                model,
+                samples=samples,
+                tasks=tasks,
+                entries=entry or (),
+                overrides=[*(overrides or []), *limits],
+                temperature=temperature,
+                seed=seed,
+                prices=_prices(price_input, price_output),
+                out=out,
+                store=store,
+                fresh=fresh,
+                observer=observer,
+                **{key: value for key, value in serving.items() if value is not None},
+            )
     except KeyboardInterrupt:
         raise typer.Exit(EXIT_INTERRUPTED) from None
     finally:

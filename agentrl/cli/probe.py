@@ -67,7 +67,11 @@ def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"--out {str(folder)!r} cannot be written: {error.strerror or error}") from None
+        raise _unwritable(folder, error) from None
+
+
+def _unwritable(folder: Path, error: OSError) -> ConfigError:
+    return ConfigError(f"--out {str(folder)!r} cannot be written: {error.strerror or error}")
 
 
 def _write(report: ProbeReport, folder: Path) -> list[Path]:
@@ -76,8 +80,11 @@ def _write(report: ProbeReport, folder: Path) -> list[Path]:
     from agentrl.probe.plot import write_plots
 
     data = folder / "probe.json"
-    data.write_bytes(to_json(report.to_dict(), indent=2, inf_nan_mode="null") + b"\n")
-    return [data, *write_plots(report, folder)]
+    try:
+        data.write_bytes(to_json(report.to_dict(), indent=2, inf_nan_mode="null") + b"\n")
+        return [data, *write_plots(report, folder)]
+    except OSError as error:
+        raise _unwritable(folder, error) from None
 
 
 COLUMNS = {

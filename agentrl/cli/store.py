@@ -59,9 +59,13 @@ def export_command(
     form = form_of(target, form)
     with open_place(place) as store:
         runs = runs_at(place, store)
+        if not runs:
+            raise ConfigError(f"store {store.place!r} holds no run yet")
         if run is None and len(runs) != 1:
             names = [record.name for record in runs]
-            raise ConfigError(f"store {place!r} holds {len(runs)} runs; choose one by --run; {nearest('', names)}")
+            raise ConfigError(
+                f"store {store.place!r} holds {len(runs)} runs; choose one by --run; {nearest('', names)}"
+            )
         chosen = store.run(run) if run is not None else runs[0]
         total = sum(record.episodes for record in store.phases(chosen.id) if phase in (None, record.phase))
         with _bar("export", total) as advance:
@@ -82,11 +86,14 @@ def import_command(
 
     if not file.is_file():
         raise ConfigError(f"{str(file)!r} is not there, or no file")
-    with file.open("rb") as lines:
-        total = sum(b'"trajectory"' in line for line in lines)
+    try:
+        with file.open("rb") as lines:
+            total = sum(b'"trajectory"' in line for line in lines)
+    except OSError as error:
+        raise ConfigError(f"{str(file)!r} cannot be read: {error.strerror}") from None
     with RunStore(place) as store, _bar("import", total) as advance:
         run, count = import_run(store, file, name, advance)
-    console().print(f"{count:,} episodes of {run.name}: {place}", markup=False)
+    console().print(f"{count:,} episodes of {run.name}: {store.place}", markup=False)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 
 from agentrl.cli.output import console, examples
-from agentrl.errors import ConfigError
+from agentrl.errors import ConfigError, StoreError
 
 EXAMPLES = examples("agentrl view", "agentrl view runs/quickstart", "agentrl view runs --port 9000 --no-browser")
 
@@ -33,12 +33,17 @@ def view_command(
         raise ConfigError(f"agentrl view needs the package {error.name}: pip install {error.name}") from error
 
     target = store or default_target()
-    for place in find_places(target) if migrate else ():
-        bring_up_to_date(place.target)
+    places = find_places(target) if migrate else []
+    for place in places:
+        try:
+            bring_up_to_date(place.target)
+        except StoreError as error:
+            if len(places) == 1:
+                raise
+            _warn(f"--migrate left one store as it is: {error}")
     catalog = Catalog(target)
     if not is_loopback(host):
-        warning = f"warning: --host {host} shows every episode to whoever can reach this machine; there is no password"
-        Console(stderr=True, soft_wrap=True).print(warning, style="yellow", markup=False, highlight=False)
+        _warn(f"--host {host} shows every episode to whoever can reach this machine; there is no password")
     out = console()
 
     def announce(address: str) -> None:
@@ -48,3 +53,7 @@ def view_command(
         serve(catalog, host=host, port=port, browser=browser, announce=announce)
     finally:
         catalog.close()
+
+
+def _warn(text: str) -> None:
+    Console(stderr=True, soft_wrap=True).print(f"warning: {text}", style="yellow", markup=False, highlight=False)

@@ -226,6 +226,8 @@ class OpenAIEngine(Engine):
     async def _find_model(self) -> None:
         served = await self._served()
         if self.model is None:
+            if not served:
+                raise ConfigError(f"{self.endpoint}: it lists no models: name the model, or mend the address (.../v1)")
             if len(served) != 1:
                 raise ConfigError(f"{self.endpoint}: name the model; {nearest('', sorted(served))}")
             self.model = next(iter(served))
@@ -244,14 +246,17 @@ class OpenAIEngine(Engine):
             answer = await self.endpoint.request("GET", "models")
         except StatusError as error:
             if error.status in (401, 403):
-                variable = self._key_env
-                without = f"a request without a key{f' ({variable} is not set)' if variable else ''}"
-                shown = f"the key in {variable}" if _key(variable) else without
-                raise ConfigError(f"{shown} was refused: {error}") from None
+                raise ConfigError(self.refusal(error)) from None
             if error.status in (404, 405):
                 return {}
             raise
         return {model.id: model for model in self._parse(ModelList, answer).data}
+
+    def refusal(self, error: StatusError) -> str:
+        """In words, that the endpoint refused the key, or that it wants one."""
+        variable = self._key_env
+        without = f"a request without a key{f' ({variable} is not set)' if variable else ''}"
+        return f"{f'the key in {variable}' if _key(variable) else without} was refused: {error}"
 
     async def _probe(self) -> None:
         """See that ids and log-probabilities come back, and whether the latter know the temperature."""

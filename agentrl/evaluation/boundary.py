@@ -28,9 +28,10 @@ from agentrl.evaluation.pass_at_k import (
     task_values,
     trials,
 )
-from agentrl.evaluation.samples import Sample, TaskCounts, TaskKey, task_counts
+from agentrl.evaluation.samples import Sample, TaskCounts, TaskKey, by_task, task_counts
 from agentrl.evaluation.support import (
     SupportReport,
+    answered,
     mean_answer_entropy,
     mean_surprisal,
     mean_token_entropy,
@@ -78,9 +79,9 @@ class BoundaryReport:
     """Problems by c/n in tenths, the last one closed: ten counts."""
     trained_histogram: tuple[int, ...]
     entropies: Mapping[str, Interval] = field(default_factory=dict)
-    """`base_answer`, `trained_answer`: nats, over as many episodes of each problem for both, where there are several;
-    where the engines recorded it also `base_token`, `trained_token`, and where they reported log-probabilities
-    `base_surprisal`, `trained_surprisal`: nats a token."""
+    """`base_answer`, `trained_answer`: nats, over the entries of which either states answers, with as many episodes of
+    each problem for both, where there are several; where the engines recorded it also `base_token`, `trained_token`,
+    and where they reported log-probabilities `base_surprisal`, `trained_surprisal`: nats a token."""
     perplexities: Mapping[str, Distribution] = field(default_factory=dict)
     """By the caller's names, such as `base of trained`: distributions of `perplexity.perplexities`."""
     left_out: tuple[TaskKey, ...] = ()
@@ -209,10 +210,11 @@ def _entropies(
 ) -> dict[str, Interval]:
     found: dict[str, Interval] = {}
     played = [[item for item in samples if item.task in tasks and not item.aborted] for samples in (base, trained)]
-    fewest = min(min(item.n + item.left_out for item in task_counts(samples)) for samples in played)
-    for name, samples in zip(("base", "trained"), played, strict=True):
-        if fewest > 1 and any(sample.answer is not None for sample in samples):
-            found[f"{name}_answer"] = mean_answer_entropy(samples, fewest, seed=seed)
+    stated = answered(*played), answered(*reversed(played))
+    fewest = min((len(members) for side in stated for members in by_task(side).values()), default=0)
+    for name, samples, answers in zip(("base", "trained"), played, stated, strict=True):
+        if fewest > 1:
+            found[f"{name}_answer"] = mean_answer_entropy(answers, fewest, seed=seed)
         if any(sample.token_entropy is not None for sample in samples):
             found[f"{name}_token"] = mean_token_entropy(samples)
         if any(sample.surprisal is not None for sample in samples):

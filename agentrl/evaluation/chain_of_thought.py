@@ -111,10 +111,13 @@ def reasoning_report(
 ) -> ReasoningReport:
     """The report; `votes` by `Sample.key`, those of wrong answers are ignored.
 
-    Raises `ConfigError` for a right sample that was to be judged and has no vote.
+    `n_judge`: right answers of each task that count, unless there are votes on all of them. Raises `ConfigError` for a
+    right sample that was to be judged and has no vote.
     """
     listed = judged(samples)
-    asked = to_judge(listed, n_judge)
+    asked = to_judge(listed)
+    if not all(votes.get(sample.key) for sample in asked):
+        asked = to_judge(listed, n_judge)
     if missing := [sample for sample in asked if not votes.get(sample.key)]:
         first = missing[0]
         raise ConfigError(

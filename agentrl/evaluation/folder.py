@@ -1,8 +1,9 @@
 """The folder of an evaluation: the resolved suite, its store, the lock of the process that works on it.
 
 Invariants: a folder belongs to one evaluation, known by the facts that decide its numbers; another one is refused by
-the first fact that differs; two processes never work on one folder at once. The episodes lie in its `store.sqlite`, or
-in a database that evaluations share, which its `config.yaml` names (see `agentrl.store.folder`).
+the first fact that differs; two processes never work on one folder at once, nor on one run of a shared database. The
+episodes lie in its `store.sqlite`, or in a database that evaluations share, which its `config.yaml` names (see
+`agentrl.store.folder`).
 """
 
 from __future__ import annotations
@@ -88,11 +89,24 @@ class EvaluationFolder:
         try:
             place = place_of(self.path)
         except StoreError:
-            return RunStore(self._shared or self.path / STORE_FILE)
+            return self._claimed(RunStore(self._shared or self.path / STORE_FILE))
         if self._shared is not None and str(place) != self._shared:
             raise ConfigError(f"--store {self._shared!r}: the episodes of {str(self.path)!r} are in {str(place)!r}")
         self._shared = place if isinstance(place, str) else None
-        return RunStore(place)
+        return self._claimed(RunStore(place))
+
+    def _claimed(self, store: RunStore) -> RunStore:
+        """`store`, in which no other process works on the run of this name, out of whatever folder."""
+        try:
+            if self._shared is not None and not store.claim(self.name):
+                raise ConfigError(
+                    f"--store {store.place!r}: another process evaluates into its run {self.name!r} now, out of "
+                    f"another folder; choose another name of --out"
+                )
+        except BaseException:
+            store.close()
+            raise
+        return store
 
     def find(self, store: RunStore, facts: Mapping[str, Any], fresh: bool) -> RunRecord | None:
         """The evaluation that was begun here with the same facts, None where there is none.

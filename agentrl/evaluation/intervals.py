@@ -1,7 +1,7 @@
 """Confidence intervals for what evaluations report.
 
-Invariant: an interval is of the stated coverage under its stated assumption; no data gives the widest interval, and
-data that are all equal give no interval of width zero where the values are known to lie in [0, 1].
+Invariant: an interval is of the stated coverage under its stated assumption; no data gives no value (NaN) and the
+widest interval, and data that are all equal give no interval of width zero where the values are known to lie in [0, 1].
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def wilson(successes: float, trials: float, coverage: float = 0.95, quantile: fl
     `quantile` replaces the normal one. Source: E. B. Wilson, JASA 22 (1927). Shares and bounds lie in [0, 1].
     """
     if trials == 0:
-        return Interval(0.0, 0.0, 1.0)
+        return Interval(nan, 0.0, 1.0)
     z = NormalDist().inv_cdf(0.5 + coverage / 2) if quantile is None else quantile
     if not isfinite(z):
         return Interval(successes / trials, 0.0, 1.0)
@@ -59,7 +59,7 @@ def newcombe(a: Interval, b: Interval, correlation: float = 0.0) -> Interval:
 def normal_mean(values: Sequence[float], coverage: float = 0.95) -> Interval:
     """Normal interval of a mean over independent values (standard error with ddof=1)."""
     if not values:
-        return Interval(0.0, -inf, inf)
+        return Interval(nan, -inf, inf)
     mean = fmean(values)
     if len(values) == 1:
         return Interval(mean, -inf, inf)

@@ -5,7 +5,7 @@ is missing. A judge's name holds a digest of what it was told and how it was sam
 other questions never mix.
 
 Invariants: only right answers are judged; a vote that cannot be read is kept as an abstention; so is a request that
-the engine refuses (an episode longer than its context), unless it refuses all of them: then the engine is at fault.
+the engine refuses (an episode longer than its context), unless it never answered one: then the engine is at fault.
 """
 
 from __future__ import annotations
@@ -170,8 +170,8 @@ class _Sitting:
         self.observer.advance(1, **({"accepted": counts.yes / given} if given else {}))
 
     def close(self) -> None:
-        """Refused votes are abstentions, unless nothing was answered; raises `EngineRefusal` then."""
-        if self.refused and not self.counts.asked:
+        """Refused votes are abstentions, unless nothing was ever answered; raises `EngineRefusal` then."""
+        if self.refused and not self.counts.asked and not self.counts.known:
             raise EngineRefusal(f"the judge refused all {len(self.refused)} requests: {self.refused[0][2]}")
         for episode, number, text in self.refused:
             self.keep(episode, number, None, text)

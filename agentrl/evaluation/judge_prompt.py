@@ -81,7 +81,8 @@ def _told(index: int, turn: Turn) -> list[tuple[str, str]]:
     paired = len(results) == len(turn.tool_calls)
     for place, call in enumerate(turn.tool_calls):
         ending = f"failed ({call.error}) with" if call.error is not None else "returned"
-        told.append((f"Turn {index}, the agent calls {call.name!r} with", call.arguments))
+        # The name is the agent's text as well: an unknown tool's may be anything.
+        told.append((f"Turn {index}, the agent calls", f"{call.name}\n{call.arguments}"))
         told.append((f"Turn {index}, that call {ending}", results[place] if paired else call.result))
     if not turn.tool_calls:
         called = [json.dumps(call.to_wire()["function"], ensure_ascii=False) for call in turn.message.tool_calls]

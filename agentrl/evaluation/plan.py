@@ -53,6 +53,13 @@ class Plan:
             entry.digest = entries[name].digest
         return cls(resolved, entries)
 
+    def with_samples_of(self, before: Suite) -> Plan:
+        """The plan with at least as many samples of each task as `before` has, a resolved suite with these entries."""
+        grown = self.suite.model_copy(deep=True)
+        for name, entry in grown.entries.items():
+            entry.samples = max(self.suite.samples_of(name), before.samples_of(name))
+        return replace(self, suite=grown)
+
     @property
     def size(self) -> int:
         """Number of episodes."""

@@ -6,6 +6,7 @@ verdict is ruled in `agentrl.evaluation.samples` and nowhere else.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -40,8 +41,8 @@ class EvalResult:
 
     @property
     def accuracy(self) -> Interval:
-        """Share of episodes whose final answer the verifier accepts."""
-        return self.shares.get("correct", Interval(0.0, 0.0, 1.0))
+        """Share of episodes whose final answer the verifier accepts; not a number where no episode has a verdict."""
+        return self.shares.get("correct", Interval(math.nan, 0.0, 1.0))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; intervals as objects with `value`, `low`, `high`."""

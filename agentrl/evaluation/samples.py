@@ -17,15 +17,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from agentrl.errors import ConfigError
 from agentrl.registry import nearest
+from agentrl.tool_env import INVALID_CALLS
 from agentrl.trajectory import StopReason, ToolCallRecord, Trajectory
 
 if TYPE_CHECKING:
-    from agentrl.store import RunStore
+    from agentrl.store import EpisodeRecord, RunStore
 
 PHASE = "eval/"
 """What the phases of an evaluation begin with; the entry's name follows."""
-INVALID_CALLS = frozenset({"unknown_tool", "invalid_arguments", "parse"})
-"""Kinds of tool errors that are the caller's fault in form: nothing was executed."""
 
 
 class TaskKey(NamedTuple):
@@ -123,16 +122,35 @@ def samples_of(store: RunStore, run: int, entries: Iterable[str] | None = None) 
         if phase not in phases:
             name, known = phase.removeprefix(PHASE), [item.removeprefix(PHASE) for item in phases]
             raise ConfigError(f"the run has no evaluated entry {name!r}; {nearest(name, known)}")
-    found: list[Sample] = []
+    table = SampleTable()
     for phase in wanted:
-        entry, step = phase.removeprefix(PHASE), _last_step(store, run, phase)
-        found += timed_out_is_wrong(
-            [
-                replace(sample_of(episode.trajectory, entry, episode.member), step=step, group=episode.group)
-                for episode in store.episodes(run, phase, step)
-            ]
-        )
-    return found
+        for episode in store.episodes(run, phase, _last_step(store, run, phase)):
+            table.add(episode)
+    return table.samples
+
+
+class SampleTable:
+    """The samples of an evaluation's episodes as they are read one by one, the steps of a phase going up."""
+
+    def __init__(self) -> None:
+        self._entries: dict[str, list[Sample]] = {}
+
+    def add(self, episode: EpisodeRecord) -> None:
+        """Take an episode; one of a later step takes the place of all of an earlier one, one of a phase that is no
+        evaluation's is passed over."""
+        if not episode.phase.startswith(PHASE):
+            return
+        entry = episode.phase.removeprefix(PHASE)
+        members = self._entries.setdefault(entry, [])
+        if members and members[-1].step != episode.step:
+            members.clear()
+        made = sample_of(episode.trajectory, entry, episode.member)
+        members.append(replace(made, step=episode.step, group=episode.group))
+
+    @property
+    def samples(self) -> list[Sample]:
+        """Those that were taken so far, entries in the order of their first episodes."""
+        return [sample for members in self._entries.values() for sample in timed_out_is_wrong(members)]
 
 
 def samples_of_steps(store: RunStore, run: int, phase: str, steps: Iterable[int] | None = None) -> list[Sample]:
@@ -168,7 +186,7 @@ def _last_step(store: RunStore, run: int, phase: str) -> int:
 def sample_of(trajectory: Trajectory, entry: str, number: int) -> Sample:
     """The line of one episode; a deadline that passed has no verdict yet (`timed_out_is_wrong`)."""
     calls = [call for turn in trajectory.turns for call in turn.tool_calls]
-    level = trajectory.info.get("level")
+    level, answer = trajectory.info.get("level"), trajectory.info.get("answer")
     return Sample(
         entry=entry,
         task_id=trajectory.task_id,
@@ -178,7 +196,7 @@ def sample_of(trajectory: Trajectory, entry: str, number: int) -> Sample:
         reward=trajectory.reward,
         correct=_verdict(trajectory),
         aborted=trajectory.aborted,
-        answer=trajectory.info.get("answer"),
+        answer=answer if answer is None else str(answer),  # an imported one may be a number
         turns=len(trajectory.turns),
         tokens=trajectory.completion_tokens or 0,
         prompt_tokens=trajectory.prompt_tokens or 0,

@@ -1,7 +1,8 @@
 """Session: the work of one process on an evaluation, from what is missing to the report.
 
 Invariants: an episode that has ended is in the store before the next one is looked at; a session that is cut by a
-limit, an interrupt or an engine's failure leaves a run that says so and everything that was finished.
+limit, an interrupt or an engine's failure leaves a run that says so and everything that was finished; a run's status is
+`finished` exactly if no episode is without a result.
 """
 
 from __future__ import annotations
@@ -15,24 +16,30 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
+import yaml
+
 from agentrl.bridge import run_sync
 from agentrl.errors import ConfigError
 from agentrl.evaluation.budget import Budget
 from agentrl.evaluation.folder import REPORTS, EvaluationFolder, first_difference
 from agentrl.evaluation.plan import PHASE, Place, Plan, episodes_of, has_result, place_of
 from agentrl.evaluation.players.base import Player, PlayerKind, PlayRequest
+from agentrl.evaluation.suite import Suite
 from agentrl.observe import Observer
+from agentrl.settings import validated
 from agentrl.trajectory import StopReason, Trajectory
 
 if TYPE_CHECKING:
     from agentrl.evaluation.report.schema import EvaluationReport
-    from agentrl.store import EpisodeSummary, RunStatus, RunStore
+    from agentrl.store import EpisodeSummary, RunRecord, RunStatus, RunStore
 
 T = TypeVar("T")
 
 SIGN_OF_LIFE = 10.0
 """Seconds between two notes in the store of how long the evaluation has taken."""
 Stopped = Literal["cost", "seconds"]
+SCRIPTED = (PlayerKind.ORACLE, PlayerKind.RANDOM)
+"""Players whom no temperature concerns."""
 _WORDS = ("reason",)
 """What a player says of itself for people; it may be said otherwise the next time."""
 
@@ -82,18 +89,39 @@ class Session:
     def run(self, facts: Mapping[str, Any], meta: Mapping[str, Any], fresh: bool) -> Evaluation:
         """Play what is missing and report; where nothing is, only read."""
         found = self.folder.find(self.store, facts, fresh)
+        if found is not None:
+            self._keep_samples(found)
         self.folder.describe(self.plan.suite)
         if found is not None:
             self._take_over(found.meta, episodes_of(self.store, found.id, self.plan))
             if found.meta.get("finished") and len(self._results) == self.plan.size:
-                self.watch.note(f"finished before: the numbers are those in {self.folder.path}; --fresh plays it again")
-                return self._outcome(None, _read_report(self.folder.path))
+                return self._read_again(found, meta["prices"])
+        self._warn_of_greed()
         about = {**meta, "decides": dict(facts), "finished": False}
         self._run = self.store.begin_run(self.folder.name, self.plan.suite.to_yaml(), "eval", about)
         self.plan.record_tasks(self.store, self._run)
         return self._outcome(self._play_and_settle())
 
-    # -- what is played ------------------------------------------------------------------------------------------------
+    # -- what was there before -----------------------------------------------------------------------------------------
+
+    def _keep_samples(self, found: RunRecord) -> None:
+        """Samples that were drawn, or asked for, are never left out: whoever asks for fewer is told so."""
+        asked, self.plan = self.plan, self.plan.with_samples_of(validated(Suite, yaml.safe_load(found.config)))
+        for name in asked.entries:
+            if (kept := self.plan.suite.samples_of(name)) > (fewer := asked.suite.samples_of(name)):
+                self.watch.note(
+                    f"{self.folder.path} was begun with {kept} samples of each task of {name}, more than the {fewer} "
+                    f"asked for: all {kept} count; another --out begins anew"
+                )
+                return
+
+    def _read_again(self, found: RunRecord, prices: Any) -> Evaluation:
+        """The outcome of an evaluation that is finished, at the prices of now."""
+        self.watch.note(f"finished before: the numbers are those in {self.folder.path}; --fresh plays it again")
+        if prices in (None, found.meta.get("prices")):
+            return self._outcome(None, _read_report(self.folder.path))
+        self.store.update_run(found.id, meta={"prices": prices})
+        return self._outcome(None)
 
     def _take_over(self, meta: Mapping[str, Any], episodes: Mapping[Place, EpisodeSummary]) -> None:
         """Go on from what the sessions before this one left."""
@@ -105,9 +133,21 @@ class Session:
             self.budget.add(row.prompt_tokens, row.tokens)
             if has_result(row.stop_reason):
                 self._results.add(place)
-                self._verdicts.append(row.correct is True)
+                self._count(row.correct, row.stop_reason)
             else:
                 self._again[place] = row
+
+    # -- what is played ------------------------------------------------------------------------------------------------
+
+    def _warn_of_greed(self) -> None:
+        """Say what several samples at temperature 0 are, before they are paid for."""
+        suite = self.plan.suite
+        most = max(suite.samples_of(name) for name in self.plan.entries)
+        if suite.sampling.temperature == 0 and most > 1 and self.player.kind not in SCRIPTED:
+            self.watch.note(
+                f"temperature 0 draws nothing: the {most} samples of a task will be the same wherever the engine is "
+                f"deterministic; -k 1 asks once"
+            )
 
     def _play_and_settle(self) -> Stopped | None:
         """Play; whatever ends it, the run says how it stands."""
@@ -115,14 +155,17 @@ class Session:
         stopped: Stopped | None = None
         try:
             stopped = _run(self._play())
-            status = "finished" if stopped is None else "interrupted"
+            if stopped is not None:
+                status = "interrupted"
+            elif len(self._results) == self.plan.size:
+                status = "finished"
             return stopped
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, SystemExit):
             status = "interrupted"
             raise
         finally:
             missing = self.plan.size - len(self._results)
-            self._note_seconds(status, finished=status == "finished" and not missing)
+            self._note_seconds(status, finished=status == "finished")
             if missing and self._results:
                 again = "the same command" if stopped is None else f"a higher limits.{stopped}"
                 kept = f"{len(self._results)} of {self.plan.size} episodes are in {self.folder.path}"
@@ -190,13 +233,19 @@ class Session:
         self._lose(place_of(request))
         if has_result(trajectory.stop_reason):
             self._results.add(place_of(request))
-            self._verdicts.append(not trajectory.aborted and trajectory.metrics.get("correct") == 1.0)
+            correct = trajectory.metrics.get("correct")
+            self._count(None if correct is None or trajectory.aborted else correct == 1.0, trajectory.stop_reason)
         else:
             self._failed += 1
         self.watch.episode(phase, trajectory)
         self.watch.advance(1, **self._values())
         if time.monotonic() - self._noted > SIGN_OF_LIFE:
             self._note_seconds(None, finished=False)
+
+    def _count(self, correct: bool | None, reason: StopReason) -> None:
+        """Count what has a verdict, for the accuracy that is shown meanwhile."""
+        if correct is not None or reason is StopReason.TIMEOUT:
+            self._verdicts.append(correct is True)
 
     def _lose(self, place: Place) -> None:
         """The failed episode that was here is no longer in the store; what it has cost is not forgotten."""
@@ -206,7 +255,7 @@ class Session:
             self.store.update_run(self._run, meta={"lost": self._lost})
 
     def _values(self) -> dict[str, float]:
-        values = {"accuracy": sum(self._verdicts) / max(1, len(self._verdicts))}
+        values = {"accuracy": sum(self._verdicts) / len(self._verdicts)} if self._verdicts else {}
         if self.budget.priced:
             values["dollars"] = self.budget.spent
         if self._failed:

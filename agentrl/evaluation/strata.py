@@ -25,8 +25,6 @@ class Stratum:
     """Share that is right, clustered by task."""
     reward: ClusteredMean
     """Mean reward of the episodes that were not aborted, clustered by task."""
-    turns: float
-    """Mean over the episodes that were not aborted; 0.0 without one."""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able but for NaN and infinities."""
@@ -58,12 +56,10 @@ def by_level(samples: Iterable[Sample], coverage: float = 0.95) -> list[Stratum]
 
 def _stratum(level: int | None, samples: list[Sample], coverage: float) -> Stratum:
     share = accuracy(samples, coverage)
-    played = [sample.turns for sample in samples if not sample.aborted]
     return Stratum(
         level=level,
         samples=share.samples,
         left_out=len(samples) - share.samples,
         accuracy=share,
         reward=reward(samples, coverage),
-        turns=sum(played) / len(played) if played else 0.0,
     )

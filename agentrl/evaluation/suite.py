@@ -2,7 +2,8 @@
 
 A suite's entries are kept by name, so that `entries.sql.options.rows=50` on a command line means one of them.
 Invariants: a key that is not here is refused with the nearest valid one; two suites with equal `decisive()` ask the
-same tasks in the same way, so that their numbers can be set side by side.
+same tasks in the same way, so that their numbers can be set side by side, and the samples of one are those of the other
+as far as both have them.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 class SuiteSampling(Section):
     """How the agent is sampled."""
 
-    temperature: float = Field(1.0, ge=0)
+    temperature: float = Field(1.0, ge=0, allow_inf_nan=False)
     """0 is greedy."""
     top_p: float = Field(1.0, gt=0, le=1)
     """Nucleus sampling; an engine that cannot do it refuses anything but 1."""
@@ -126,9 +127,12 @@ class Suite(Section):
         return bare
 
     def decisive(self) -> dict[str, Any]:
-        """All that decides the numbers: everything but words for people and the limits that only cut the work short."""
+        """All that decides what a sample is: everything but words for people, the limits that only cut the work short,
+        and how many samples there are, of which each has a seed of its own."""
         tree = self.model_dump(mode="json")
-        del tree["description"]
+        del tree["description"], tree["samples"]
+        for entry in tree["entries"].values():
+            del entry["samples"]
         for key in ("cost", "seconds"):
             del tree["limits"][key]
         return tree

@@ -119,9 +119,9 @@ def measure_support(
     pairs (problem, right answer) are counted; `same` maps answers that count as one to the same text. A problem
     without a find is outside once. Raises `ConfigError` for k above a problem's samples and where no problem is common.
     """
-    before, after = by_task(judged(base)), by_task(judged(trained))
-    common = [task for task in before if task in after]
-    left_out = tuple(dict.fromkeys([*(task for task in before if task not in after), *_missing(after, before)]))
+    asked = list(base), list(trained)
+    before, after = (by_task(judged(samples)) for samples in asked)
+    common = dict.fromkeys(task for task in before if task in after)
     if not common:
         raise ConfigError("the two models have no judged problem in common")
     budget = min(min(len(before[task]), len(after[task])) for task in common) if k is None else k
@@ -141,7 +141,7 @@ def measure_support(
         epsilon=support_threshold(budget, zeta),
         unit=unit,
         tasks={name: tuple(dict.fromkeys(tasks)) for name, tasks in placed.items()},
-        left_out=left_out,
+        left_out=tuple(task for task in by_task([*asked[0], *asked[1]]) if task not in common),
     )
 
 
@@ -151,6 +151,16 @@ def answer_entropy(answers: Sequence[str | None], same: Callable[[str], str] = s
         return math.nan
     classes = Counter(NOTHING if answer is None or not same(answer) else "=" + same(answer) for answer in answers)
     return max(0.0, -math.fsum(count / len(answers) * math.log(count / len(answers)) for count in classes.values()))
+
+
+def answered(samples: Iterable[Sample], *others: Iterable[Sample]) -> list[Sample]:
+    """The samples that were not aborted, of the entries of which any sample (of `others`, too) states an answer.
+
+    An environment that knows no answers says nothing of their entropy, which is not one of 0.
+    """
+    played = [sample for sample in samples if not sample.aborted]
+    entries = {sample.entry for side in (played, *others) for sample in side if sample.answer is not None}
+    return [sample for sample in played if sample.entry in entries]
 
 
 def mean_answer_entropy(
@@ -214,10 +224,6 @@ def _first(samples: Sequence[Sample], k: int) -> list[Sample]:
         task = samples[0].task
         raise ConfigError(f"k={k}: task {task.task_id!r} of {task.entry!r} has {len(samples)} samples that count")
     return sorted(samples, key=lambda sample: sample.sample)[:k]
-
-
-def _missing(of: Mapping[TaskKey, Any], other: Mapping[TaskKey, Any]) -> list[TaskKey]:
-    return [task for task in of if task not in other]
 
 
 def _ratio(part: int, whole: int) -> float:

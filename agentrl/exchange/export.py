@@ -76,6 +76,8 @@ def export_run(
 @contextmanager
 def _draft(target: Path) -> Iterator[Path]:
     """A file that takes the target's place when it is whole."""
+    if target.is_dir():
+        raise ConfigError(f"{str(target)!r} is a folder; name a file")
     draft = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     with _told(target):
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -91,4 +93,4 @@ def _told(target: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise ConfigError(f"{str(target)!r} cannot be written: {error.strerror}") from None
+        raise ConfigError(f"{str(target)!r} cannot be written: {error.strerror or error}") from None

@@ -1,15 +1,18 @@
-"""A run as logs of Inspect AI (its JSON form, version 2): one log a phase, for its viewer and its data frames.
+"""A run as logs of Inspect AI (its JSON form, version 2): one log a phase, for its viewer and its frames of samples.
 
 An episode is a sample: the task's opening is its input, the gold answer its target, `correct` and `reward` its scores,
-the member of its group its epoch. Invariant: a log says nothing that the episode does not; token ids and
-log-probabilities, for which that form has no place, stay out. The form is described at inspect.aisi.org.uk.
+the member of its group its epoch. Invariants: a log says nothing that the episode does not; token ids and
+log-probabilities, for which that form has no place, stay out; what is counted stands before the samples, so that a list
+of logs reads the beginning of each. The form is described at inspect.aisi.org.uk.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import re
+import shutil
 import uuid
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -21,8 +24,15 @@ from agentrl.store import EpisodeRecord, RunRecord, RunStore
 from agentrl.trajectory import StopReason, ToolCallRecord, Trajectory
 
 VERSION = 2
+LONGEST = 120  # characters of a log's name that tell its task
 
-_LIMITS = {StopReason.MAX_TURNS: "turn", StopReason.MAX_TOKENS: "token", StopReason.TIMEOUT: "time"}
+_LIMITS = {
+    StopReason.MAX_TURNS: "turn",
+    StopReason.MAX_TOKENS: "token",
+    StopReason.TOKEN_BUDGET: "token",
+    StopReason.CALL_BUDGET: "custom",
+    StopReason.TIMEOUT: "time",
+}
 _STATUS = {"running": "started", "finished": "success", "failed": "error", "interrupted": "cancelled"}
 
 
@@ -32,29 +42,38 @@ def write_logs(store: RunStore, run: RunRecord, folder: Path, phases: list[str],
     total = 0
     for found in store.phases(run.id):
         if found.phase in phases and found.episodes:
-            name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{run.name}_{found.phase}")
-            total += _write(store, run, found.phase, folder / f"{name}.json", advance)
+            total += _write(store, run, found.phase, folder / _name(run, found.phase), advance)
     return total
 
 
+def _name(run: RunRecord, phase: str) -> str:
+    """`time_task_id.json`: Inspect AI lists no other files."""
+    began = datetime.fromtimestamp(run.created, UTC).strftime("%Y-%m-%dT%H-%M-%S+00-00")
+    task = re.sub(r"[^A-Za-z0-9.-]+", "-", f"{run.name}-{phase}")
+    return f"{began}_{task[:LONGEST]}_{_id(run.name, phase, 'task')}.json"
+
+
 def _write(store: RunStore, run: RunRecord, phase: str, file: Path, advance: Callable[[], object]) -> int:
-    """The samples come first, as they are read; what is counted over them follows."""
+    """The samples go to a file of their own, as they are read; what is counted over them is known at their end."""
     count = _Count()
-    draft = file.with_suffix(".tmp")
+    draft, samples = (file.with_name(f".{file.name}.{os.getpid()}.{part}") for part in ("tmp", "samples"))
     try:
-        with draft.open("w", encoding="utf-8", errors="replace") as stream:
-            head = {"version": VERSION, "status": _STATUS[run.status], "eval": _spec(store, run, phase)}
-            stream.write(json.dumps(head)[:-1] + ', "samples": [\n')
+        with samples.open("w+", encoding="ascii") as read, draft.open("w", encoding="ascii") as stream:
             for record in store.episodes(run.id, phase):
-                sample = _sample(run, record, store)
-                stream.write((",\n" if count.samples else "") + json.dumps(_finite(sample)))
+                sample = _sample(run, record, store) | {"id": count.identity(record)}
+                read.write((",\n" if count.samples else "") + json.dumps(_finite(sample)))
                 count.add(record)
                 advance()
-            stream.write('\n], "results": ' + json.dumps(_finite(count.results())))
-            stream.write(', "stats": ' + json.dumps(count.stats(run)) + "}\n")
+            read.seek(0)
+            head = {"version": VERSION, "status": _STATUS[run.status], "eval": _spec(run, phase), "plan": {}}
+            head |= {"results": count.results(), "stats": count.stats(run)}
+            stream.write(json.dumps(_finite(head))[:-1] + ', "samples": [\n')
+            shutil.copyfileobj(read, stream)
+            stream.write("\n]}\n")
         draft.replace(file)
     finally:
         draft.unlink(missing_ok=True)
+        samples.unlink(missing_ok=True)
     return count.samples
 
 
@@ -62,10 +81,17 @@ class _Count:
     """What a log says of all its samples."""
 
     def __init__(self) -> None:
-        self.samples = self.read = self.written = 0
+        self.samples = self.completed = self.read = self.written = 0
         self.verdicts: list[bool] = []
         self.rewards: list[float] = []
         self.last = 0.0
+        self._group: dict[str, str] = {}
+        """The first group of each task."""
+
+    def identity(self, record: EpisodeRecord) -> str:
+        """An epoch repeats a task; what the same task is in another step or group is another sample."""
+        first = self._group.setdefault(record.task_id, record.group) == record.group
+        return record.task_id if first and record.step == 0 else f"{record.task_id} {record.step} {record.group}"
 
     def add(self, record: EpisodeRecord) -> None:
         self.samples += 1
@@ -75,7 +101,9 @@ class _Count:
         if record.correct is not None:
             self.verdicts.append(record.correct)
         if not record.stop_reason.aborted:
-            self.rewards.append(record.reward)
+            self.completed += 1
+            if math.isfinite(record.reward):
+                self.rewards.append(record.reward)
 
     def results(self) -> dict[str, Any]:
         found: dict[str, tuple[str, Sequence[float]]]
@@ -91,7 +119,7 @@ class _Count:
             for name, (metric, values) in found.items()
             if values
         ]
-        return {"total_samples": self.samples, "completed_samples": len(self.rewards), "scores": scores}
+        return {"total_samples": self.samples, "completed_samples": self.completed, "scores": scores}
 
     def stats(self, run: RunRecord) -> dict[str, Any]:
         usage = {"input_tokens": self.read, "output_tokens": self.written, "total_tokens": self.read + self.written}
@@ -99,7 +127,7 @@ class _Count:
         return times | {"model_usage": {_model(run): usage}}
 
 
-def _spec(store: RunStore, run: RunRecord, phase: str) -> dict[str, Any]:
+def _spec(run: RunRecord, phase: str) -> dict[str, Any]:
     from agentrl import __version__
 
     suite = run.meta.get("suite")
@@ -127,14 +155,14 @@ def _sample(run: RunRecord, record: EpisodeRecord, store: RunStore) -> dict[str,
     said = [message for message in messages if message["role"] == "assistant"]
     usage = {"input_tokens": record.prompt_tokens, "output_tokens": record.tokens}
     usage["total_tokens"] = record.prompt_tokens + record.tokens
+    limit = _LIMITS.get(record.stop_reason)
+    stopped = "max_tokens" if limit == "token" else "stop"
     sample: dict[str, Any] = {
-        # an epoch repeats a task; in training a task may come again in another step or group
-        "id": record.task_id if record.step == 0 else f"{record.task_id} {record.step} {record.group}",
         "epoch": record.member + 1,
         "input": messages[: len(trajectory.opening)],
         "target": gold if isinstance(gold, str) else "" if gold is None else json.dumps(gold),
         "messages": messages,
-        "output": {"model": _model(run), "choices": [{"message": said[-1], "stop_reason": "stop"}] if said else []},
+        "output": {"model": _model(run), "choices": [{"message": said[-1], "stop_reason": stopped}] if said else []},
         "scores": _scores(record),
         "metadata": _metadata(record, trajectory),
         "model_usage": {_model(run): usage},
@@ -147,19 +175,20 @@ def _sample(run: RunRecord, record: EpisodeRecord, store: RunStore) -> dict[str,
     if trajectory.aborted:
         message = trajectory.error or trajectory.stop_reason.meaning
         sample["error"] = {"message": message, "traceback": "", "traceback_ansi": ""}
-    if (limit := _LIMITS.get(record.stop_reason)) is not None:
-        reached = {"turn": record.turns, "token": record.tokens, "time": record.seconds}[limit]
-        sample["limit"] = {"type": limit, "limit": reached, "reason": record.stop_reason.meaning}
+    reached = {"turn": record.turns, "token": record.tokens, "time": record.seconds, "custom": record.tool_calls}
+    if limit is not None and math.isfinite(reached[limit]):
+        sample["limit"] = {"type": limit, "limit": reached[limit], "reason": record.stop_reason.meaning}
     return sample
 
 
 def _scores(record: EpisodeRecord) -> dict[str, Any]:
-    """An environment without a verdict has a reward; an episode that was aborted has neither."""
+    """An environment without a verdict has a reward; an episode that was aborted has neither. A reward that JSON has no
+    number for stands as text."""
     scores: dict[str, Any] = {}
     if record.correct is not None:
         scores["correct"] = {"value": "C" if record.correct else "I", "answer": record.answer}
     if not record.stop_reason.aborted:
-        scores["reward"] = {"value": record.reward}
+        scores["reward"] = {"value": record.reward if math.isfinite(record.reward) else str(record.reward)}
     return scores
 
 

@@ -1,8 +1,9 @@
 """A run as JSON lines; `agentrl.exchange.read_jsonl` reads them.
 
 Each line is an object with a `kind`: `run` (first), `metrics`, `task`, `episode`, `judgement`. Invariant: a run that
-was written and read again is equal in all that the store gives back but ids and times of writing, an episode's record
-bit for bit (so that a number that is none stands as the literal NaN, as Python's own json module writes it).
+was written and read again is equal in all that the store gives back but ids, times of writing and tasks that no episode
+played, an episode's record bit for bit (so that a number that is none stands as the literal NaN, as Python's own json
+module writes it). Lone surrogates, which no reader must take, become U+FFFD; an episode has none.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pydantic import TypeAdapter
 
 from agentrl.messages import Message
 from agentrl.store import EpisodeRecord, RunRecord, RunStore, TaskRecord
+from agentrl.store.codec import readable
 
 FORMAT = 1
 
@@ -37,7 +39,7 @@ def write_lines(store: RunStore, run: RunRecord, file: Path, phase: str | None, 
     with file.open("w", encoding="utf-8", newline="\n") as stream:
 
         def line(kind: str, **values: Any) -> None:
-            stream.write(json.dumps({"kind": kind, **values}) + "\n")
+            stream.write(readable(json.dumps({"kind": kind, **values}, ensure_ascii=False)) + "\n")
 
         facts = {"name": run.name, "run_kind": run.kind, "status": run.status, "config": run.config}
         line("run", format=FORMAT, **facts, meta=dict(run.meta), created=run.created)

@@ -1,8 +1,9 @@
 """A run read from JSON lines into a store: what `agentrl.exchange.jsonl` wrote, or what other programs write.
 
-Invariants: all of a file is read or nothing of it stays in the store; every line is checked against its kind, and what
-is wrong is told with its number; no line takes the place of an earlier one. A line without a `kind` that holds a
-`trajectory` is an episode, so that other programs need nothing more.
+Invariants: all of a file is read or nothing of it stays in the store (an import that was killed leaves a run that says
+`running`); every line is checked against its kind, and what is wrong is told with its number; no line takes the place
+of an earlier one. A line without a `kind` that holds a `trajectory` is an episode, so that other programs need nothing
+more.
 """
 
 from __future__ import annotations

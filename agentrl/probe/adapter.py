@@ -16,26 +16,30 @@ from typing import Any
 from torch import Tensor
 
 from agentrl.errors import ModelError
+from agentrl.models.text import one_line
 from agentrl.probe.weights import Entry, Weights, file_entries
 
 PREFIX = "base_model.model."
 REBASED = ("pissa", "olora", "corda", "lora_ga", "loftq")
 """Initialisations that change the base model: their adapters belong to a base that is on no disk."""
 
+PEFT_ALPHA = 8
+"""What peft takes for `lora_alpha` where a configuration has none."""
+
 
 def open_adapter(name: str, path: Path, open_base: Callable[[str], Weights]) -> Weights:
     """The base model of the adapter in `path` with the adapter merged. Raises `ModelError`."""
-    config = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
+    config = _settings(name, path)
     _check_plain(name, config)
     if not (path / "adapter_model.safetensors").is_file():
         raise ModelError(f"adapter {name!r} has no weights: expected adapter_model.safetensors")
-    base = open_base(config["base_model_name_or_path"])
+    base = _base(name, config["base_model_name_or_path"], open_base)
     weights = Weights(name, path, base.model_type, dict(base.entries))
     weights.files.push(base)
     own = dict(file_entries(name, [path / "adapter_model.safetensors"], weights.files))
     for key, entry in own.items():
         target = key.removeprefix(PREFIX).replace(".base_layer.", ".")
-        if target.endswith(".lora_B.weight"):
+        if target.endswith(".lora_B.weight") and key.replace(".lora_B.", ".lora_A.") in own:
             continue
         if target.endswith(".lora_A.weight"):
             module = target.removesuffix(".lora_A.weight")
@@ -44,14 +48,41 @@ def open_adapter(name: str, path: Path, open_base: Callable[[str], Weights]) -> 
             if place in base.entries and other is not None:
                 scale = _scale(config, module, entry.shape[0])
                 transposed = bool(config.get("fan_in_fan_out"))
-                weights.entries[place] = _merged(base.entries[place], entry, other, scale, transposed)
-                continue
+                if _fits(base.entries[place].shape, entry.shape, other.shape, transposed):
+                    weights.entries[place] = _merged(base.entries[place], entry, other, scale, transposed)
+                    continue
         elif target in base.entries:  # trained as a whole: modules_to_save, biases
             weights.entries[target] = entry
             continue
         weights.files.close()
         raise ModelError(f"adapter {name!r}: {key} fits nothing in its base {base.name!r}; merge it with peft")
     return weights
+
+
+def _settings(name: str, path: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((path / "adapter_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"adapter {name!r}: adapter_config.json cannot be read ({one_line(error)})") from error
+    if not isinstance(config, dict) or not isinstance(config.get("lora_alpha", 1.0), int | float):
+        raise ModelError(f"adapter {name!r}: adapter_config.json is no configuration of peft's")
+    return config
+
+
+def _base(name: str, base: str, open_base: Callable[[str], Weights]) -> Weights:
+    folder = Path(base).expanduser()
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        raise ModelError(f"adapter {name!r}: its base {base!r} is an adapter itself; merge that with peft")
+    try:
+        return open_base(base)
+    except ModelError as error:
+        raise ModelError(f"adapter {name!r}: base {error}") from error
+
+
+def _fits(base: tuple[int, ...], a: tuple[int, ...], b: tuple[int, ...], transposed: bool) -> bool:
+    """Whether B A has the shape of the matrix that it is added to."""
+    matrices = len(a) == len(b) == 2 and a[0] == b[1]
+    return matrices and (b[0], a[1]) == (base[::-1] if transposed else base)
 
 
 def _check_plain(name: str, config: dict[str, Any]) -> None:
@@ -79,7 +110,7 @@ def _merged(base: Entry, a: Entry, b: Entry, scale: float, transposed: bool) -> 
 
 def _scale(config: dict[str, Any], module: str, rank: int) -> float:
     """alpha / r of a module, by its pattern where it has one; the square root of r for rank-stabilised LoRA."""
-    alpha = float(config["lora_alpha"])
+    alpha = float(config.get("lora_alpha", PEFT_ALPHA))
     for pattern, value in (config.get("alpha_pattern") or {}).items():
         if re.match(rf"(.*\.)?({pattern})$", module):  # as peft matches them
             alpha = float(value)

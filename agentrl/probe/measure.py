@@ -221,8 +221,8 @@ def _spectral(sums: Sums, before: Tensor, after: Tensor, settings: ProbeSettings
     if not sums.change_squared:  # nothing moved, which no decomposition need find out
         sums.angle_u_max = sums.angle_v_max = 0.0
         return 0.0
-    start = spectrum.truncated(before, max(k, rank))
-    found = spectrum.drift(start, spectrum.truncated(after, k), after.double() - before.double(), k)
+    start, end = spectrum.alike([before, after], max(k + 1, rank))
+    found = spectrum.drift(start, end, after.double() - before.double(), k)
     sums.spectrum_change_squared = found.spectrum_change**2
     sums.truncated = int(not found.exact)
     sums.angle_u_max, sums.angle_v_max = float(found.angles_u[0]), float(found.angles_v[0])

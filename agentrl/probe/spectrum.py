@@ -10,6 +10,7 @@ and V are never mixed up; subspaces are compared, never vectors one by one, whic
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -47,16 +48,24 @@ def full(matrix: Tensor) -> Decomposition:
 
 
 def truncated(matrix: Tensor, k: int) -> Decomposition:
-    """The leading k or more singular triplets of a matrix, in float64, and all singular values up to `EXACT_SIDE`."""
-    smaller = min(matrix.shape)
+    """The leading k singular triplets of a matrix, in float64, and all singular values up to `EXACT_SIDE`."""
+    return alike([matrix], k)[0]
+
+
+def alike(matrices: Sequence[Tensor], k: int) -> list[Decomposition]:
+    """`truncated` of matrices of one shape, all in the same way: what an approximation lacks, it lacks in all of them.
+
+    Otherwise its errors, which are larger than a small change, would look like one.
+    """
+    smaller = min(matrices[0].shape)
     if smaller <= EXACT_SIDE:
-        return _by_gram(matrix.double(), min(k, smaller)) or full(matrix)
+        return [_by_gram(matrix.double(), min(k, smaller)) or full(matrix) for matrix in matrices]
     wanted = min(smaller, math.ceil(k * OVERSAMPLING) + 8)
     for iterations in ITERATIONS if wanted * 2 <= smaller else ():
-        found = _randomised(matrix, wanted, iterations)
-        if residual(matrix, found, k) <= RESIDUAL:
-            return found
-    return full(matrix)
+        found = [_randomised(matrix, wanted, iterations) for matrix in matrices]
+        if all(residual(matrix, one, k) <= RESIDUAL for matrix, one in zip(matrices, found, strict=True)):
+            return [Decomposition(u[:, :k], s[:k], v[:, :k]) for u, s, v in found]  # the others have not converged
+    return [full(matrix) for matrix in matrices]
 
 
 def _by_gram(matrix: Tensor, k: int) -> Decomposition | None:
@@ -80,7 +89,7 @@ def residual(matrix: Tensor, found: Decomposition, k: int) -> float:
 
 def _randomised(matrix: Tensor, columns: int, iterations: int) -> Decomposition:
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # the same for every matrix, so that what two decompositions lack is alike
+        torch.manual_seed(0)  # the same for every matrix: see `alike`
         u, s, v = torch.svd_lowrank(matrix.double(), q=columns, niter=iterations)
     return Decomposition(u, s, v)
 
@@ -113,7 +122,10 @@ class Drift:
 
 
 def drift(before: Decomposition, after: Decomposition, change: Tensor, k: int) -> Drift:
-    """Compare two matrices of one shape that differ by `change`, of each at least k triplets; angles of the first k."""
+    """Compare two matrices of one shape that differ by `change`, decomposed alike; angles of the first k directions.
+
+    Of each at least k triplets, and one value more where there are more.
+    """
     count = min(len(before.s), len(after.s))
     gap = float(before.s[k - 1]) - (float(after.s[k]) if len(after.s) > k else 0.0)
     return Drift(

@@ -27,7 +27,8 @@ class SinkTarget:
     config: Mapping[str, Any]
     """The resolved configuration, JSON-able."""
     step: int
-    """The step that a resumed run goes on from, 0 for a new one: whatever a sink holds of later steps is void."""
+    """The step that a resumed run goes on from, 0 for a new one: what a sink holds of later steps of `train` and
+    `eval/step` is void, for these the run does again."""
 
     @classmethod
     def of(cls, config: RunConfig, step: int = 0) -> SinkTarget:

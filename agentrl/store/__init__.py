@@ -44,7 +44,8 @@ class RunStore(RunTables, EpisodeTables):
 
     `place` is a file, or a database URL as text (`sqlite:///runs.db`, `postgresql://user@host/database`). Raises
     `StoreError`, one line, if it cannot be opened or written or holds something else. May be used from several
-    threads; a process that is forked off opens a store of its own.
+    threads; a process that is forked off opens a store of its own. `make=False`: an empty database is an error
+    and not made a store.
     """
 
     def __enter__(self) -> RunStore:

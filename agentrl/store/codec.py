@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,15 +77,22 @@ def encode(trajectory: Trajectory) -> EpisodeData:
 
 def decode(data: EpisodeData, where: str) -> Trajectory:
     """The episode; `where` names it in the `StoreError` that a damaged one raises."""
-    try:
+    with told(f"the record of episode {where}"):
         tree = from_json(zlib.decompress(data.record))
         for turn, arrays in zip(tree["turns"], data.turns, strict=True):
             columns = (arrays.context, arrays.sampled, arrays.logprobs)
             turn |= {name: decode_array(column) for name, column in zip(_ARRAYS, columns, strict=True)}
         return _TRAJECTORY.validate_python(tree)
+
+
+@contextmanager
+def told(what: str) -> Iterator[None]:
+    """Whatever is raised while `what` is read becomes one line, a `StoreError`."""
+    try:
+        yield
     except (zlib.error, ValueError, KeyError, TypeError, IndexError) as error:
         reason = " ".join(str(error).split())
-        raise StoreError(f"the record of episode {where} is damaged: {reason}") from error
+        raise StoreError(f"{what} is damaged: {reason}") from error
 
 
 def encode_ids(ids: Sequence[int]) -> bytes:

@@ -10,13 +10,16 @@ import os
 import re
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from filelock import FileLock, Timeout
 from sqlalchemy import Connection, CursorResult, Engine, create_engine, event, insert, inspect, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import URL, make_url
@@ -49,22 +52,25 @@ class Compiled:
 
 
 class Database:
-    """An engine with a prepared schema. `RunStore` has the rules for `place`."""
+    """An engine with a prepared schema. `RunStore` has the rules for `place` and `make`."""
 
-    def __init__(self, place: Path | str) -> None:
+    def __init__(self, place: Path | str, *, make: bool = True) -> None:
         url = _url(place)
         self.place = str(place) if isinstance(place, Path) or "://" not in place else _shown(url)
         """Where the store is; a password in it is hidden."""
         with self._errors("opened"):
-            self._engine = _make_engine(url)
+            self._engine = _make_engine(url, make)
             # Writers take the lock at once: a transaction that reads first and then writes cannot wait for it.
             self._writer = self._engine.execution_options(immediate=True)
             # Readers see one moment, however many statements they take.
             snapshot = {"isolation_level": "REPEATABLE READ"} if self._engine.name == "postgresql" else {}
             self._reader = self._engine.execution_options(**snapshot)
         self._insert: Any = postgresql.insert if url.get_backend_name() == "postgresql" else sqlite.insert
+        self._claims: list[Callable[[], None]] = []
         try:
             version = self._present()
+            if version is None and not make:
+                raise StoreError(f"store {self.place!r} is empty: nothing has been written to it yet")
             if version != SCHEMA_VERSION:
                 action = "made" if version is None else f"brought from schema {version} to {SCHEMA_VERSION}"
                 with self._errors(action), self._writer.begin() as connection:
@@ -74,8 +80,43 @@ class Database:
             raise
 
     def close(self) -> None:
-        """Close the database. Idempotent."""
+        """Close the database and give up what was claimed. Idempotent."""
+        while self._claims:
+            self._claims.pop()()
         self._engine.dispose()
+
+    def claim(self, name: str) -> bool:
+        """Whether `name` is this store's alone from now on, until it is closed or its process ends.
+
+        False where another store of this database has it. It binds those alone who ask.
+        """
+        with self._errors("claimed"):
+            on_server = self._engine.name == "postgresql"
+            give_up = self._claim_on_server(name) if on_server else self._claim_by_file(name)
+        if give_up is not None:
+            self._claims.append(give_up)
+        return give_up is not None
+
+    def _claim_on_server(self, name: str) -> Callable[[], None] | None:
+        """What gives up the server's lock, which lasts as long as its connection; None where another has it."""
+        connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        key = "hashtextextended(current_schema() || ' ' || :name, 0)"
+        if not connection.scalar(text(f"SELECT pg_try_advisory_lock({key})"), {"name": name}):
+            connection.close()
+            return None
+        connection.detach()  # in the pool it would go on holding the lock
+        return connection.close
+
+    def _claim_by_file(self, name: str) -> Callable[[], None] | None:
+        """What gives up the lock of a file beside the database's; None where another has it."""
+        file = Path(str(self._engine.url.database)).resolve()
+        key = blake2b(name.encode("utf-8", "replace"), digest_size=8).hexdigest()
+        lock = FileLock(file.with_name(f".{file.name}-{key}.lock"))
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            return None
+        return lock.release
 
     def _present(self) -> int | None:
         """The version that is there; asked without a lock, so that a busy store opens at once."""
@@ -91,10 +132,10 @@ class Database:
             held = ", ".join(sorted(names)[:8])
             raise StoreError(f"store {self.place!r} is another program's database: it holds {held}")
         version = connection.scalar(select(VERSION.c.version))
-        if version is None or version > SCHEMA_VERSION:
+        if not isinstance(version, int) or version > SCHEMA_VERSION:
             reads = f"this agentrl reads schema {SCHEMA_VERSION}"
             raise StoreError(f"store {self.place!r} has schema {version}; {reads}: update agentrl")
-        return int(version)
+        return version
 
     def _prepare(self, connection: Connection) -> None:
         """Make the schema in an empty database, or bring an older one up to date; another process may have done it."""
@@ -122,9 +163,11 @@ class Database:
         """Whatever the database raises becomes one line."""
         try:
             yield
-        except (SQLAlchemyError, sqlite3.Error, ImportError) as error:
+        except (SQLAlchemyError, sqlite3.Error, ImportError, OSError, OverflowError, UnicodeError) as error:
             reason = error.orig if isinstance(error, DBAPIError) else error
-            raise StoreError(f"store {self.place!r} cannot be {action}: {_line(reason)}") from error
+            stuck = isinstance(reason, sqlite3.OperationalError) and "locked" in str(reason)
+            held = f": another process has held it for {BUSY_SECONDS:.0f} seconds" if stuck else ""
+            raise StoreError(f"store {self.place!r} cannot be {action}: {_line(reason)}{held}") from error
 
     def _compiled(self, statement: Any, names: Sequence[str]) -> Compiled:
         """A statement with these parameters, for what is executed often: SQLAlchemy's own way takes thrice as long.
@@ -156,7 +199,7 @@ def _url(place: Path | str) -> URL:
         raise StoreError(f"store {_shown(url)!r}: {url.get_backend_name()!r} is not supported; valid are {valid}")
     if url.get_backend_name() == "postgresql":
         return _postgres(url)
-    if url.database in (None, "", ":memory:"):
+    if not url.database or ":memory:" in url.database or url.query.get("mode") == "memory":
         raise StoreError(f"store {_shown(url)!r} is in memory, where nothing would survive the run; name a file")
     return url
 
@@ -164,6 +207,8 @@ def _url(place: Path | str) -> URL:
 def _file(file: Path) -> URL:
     """Where the folder may not be written, the write-ahead log's index cannot be made beside the file; without a log
     there is no writer, and the file can be read as it stands."""
+    if str(file) == ":memory:":
+        raise StoreError("store ':memory:' is in memory, where nothing would survive the run; name a file")
     if file.is_file() and not os.access(file.parent, os.W_OK) and not Path(f"{file}-wal").exists():
         query = {"mode": "ro", "immutable": "1", "uri": "true"}
         return URL.create("sqlite", database=f"file:{quote(str(file))}", query=query)
@@ -213,19 +258,27 @@ def _mask(place: str) -> str:
     return re.sub(r"password=[^&]*", "password=***", re.sub(r"://.*@", "://***@", place))
 
 
-def _make_engine(url: URL) -> Engine:
+def _make_engine(url: URL, make: bool) -> Engine:
     if url.get_backend_name() != "sqlite":
         arguments = {} if "connect_timeout" in url.query else {"connect_timeout": CONNECT_SECONDS}
         return create_engine(url, connect_args=arguments, pool_pre_ping=True, hide_parameters=True)
     engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS}, hide_parameters=True)
-    event.listen(engine, "connect", _configure)
+    event.listen(engine, "connect", partial(_configure, make=make))
     event.listen(engine, "begin", _begin)
     return engine
 
 
-def _configure(connection: sqlite3.Connection, _: object) -> None:
+def _configure(connection: sqlite3.Connection, _: object, *, make: bool) -> None:
     connection.isolation_level = None  # the driver's own transactions begin too late; `_begin` does it
-    # Switching to the write-ahead log is the one statement that does not wait for its turn by itself.
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    if VERSION.name in tables or (make and not tables):
+        _use_log(connection)
+    connection.execute("PRAGMA synchronous=NORMAL")
+    connection.execute("PRAGMA foreign_keys=ON")
+
+
+def _use_log(connection: sqlite3.Connection) -> None:
+    """Switch to the write-ahead log, which is kept in the file; the one statement that does not wait by itself."""
     deadline = time.monotonic() + BUSY_SECONDS
     while connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
         try:
@@ -235,8 +288,6 @@ def _configure(connection: sqlite3.Connection, _: object) -> None:
             if "locked" not in str(error) or time.monotonic() > deadline:
                 raise
             time.sleep(0.01)
-    connection.execute("PRAGMA synchronous=NORMAL")
-    connection.execute("PRAGMA foreign_keys=ON")
 
 
 def _begin(connection: Connection) -> None:

@@ -29,6 +29,7 @@ from agentrl.store.codec import (
     number,
     rows_of,
     summarise,
+    told,
 )
 from agentrl.store.database import Compiled, Database
 from agentrl.store.records import EpisodeQuery, EpisodeRecord, EpisodeSummary, JudgementRecord
@@ -142,10 +143,7 @@ class EpisodeTables(Database):
             query = query.where(JUDGEMENTS.c.episode == episode)
         with self._reading() as connection:
             rows = connection.execute(query.order_by(*_KEY, JUDGEMENTS.c.judge, JUDGEMENTS.c.number)).all()
-        return [
-            JudgementRecord(**dict(row._mapping) | {"text": zlib.decompress(row.text).decode("utf-8", "surrogatepass")})
-            for row in rows
-        ]
+        return [_judgement(row) for row in rows]
 
     def episodes(
         self,
@@ -221,7 +219,14 @@ def _key(run: int, phase: str, step: int, group: str, member: int) -> dict[str, 
 def _summary(row: Row[Any]) -> dict[str, Any]:
     values = dict(row._mapping)
     numbers = {name: number(values[name]) for name in ("reward", "seconds", "tool_seconds")}
-    return values | numbers | {"stop_reason": StopReason(row.stop_reason)}
+    with told(f"episode {row.id}"):
+        return values | numbers | {"stop_reason": StopReason(row.stop_reason)}
+
+
+def _judgement(row: Row[Any]) -> JudgementRecord:
+    with told(f"judgement {row.number} of {row.judge} of episode {row.episode}"):
+        text = zlib.decompress(row.text).decode("utf-8", "surrogatepass")
+    return JudgementRecord(**dict(row._mapping) | {"text": text})
 
 
 def _records(connection: Connection, rows: Sequence[Row[Any]]) -> list[EpisodeRecord]:

@@ -32,25 +32,28 @@ def place_of(folder: Path) -> Path | str:
 def open_folder(folder: Path) -> RunStore:
     """The store of this folder's run; raises `StoreError` if there is none. Nothing is made."""
     place = place_of(folder)
-    file = place if isinstance(place, Path) else file_of(place)
-    if file is not None and not file.is_file():
+    if _missing(place):
         raise StoreError(f"{str(folder)!r} has its run in the store {str(place)!r}, which is not there")
-    return RunStore(place)
+    return RunStore(place, make=False)
 
 
 def open_place(place: str | Path) -> RunStore:
     """The store that a person names: a database URL, a store's file, or a run's folder. Raises `StoreError`.
 
-    Nothing is made: a file that is not there is an error.
+    Nothing is made: a file that is not there is an error, and so is an empty database.
     """
-    if "://" in str(place):
-        return RunStore(str(place))
-    path = Path(place)
-    if path.is_dir():
-        return open_folder(path)
-    if not path.is_file():
+    url = "://" in str(place)
+    if not url and Path(place).is_dir():
+        return open_folder(Path(place))
+    if _missing(place):
         raise StoreError(f"{str(place)!r} does not exist; name a run's folder, a store's file or a database URL")
-    return RunStore(path)
+    return RunStore(str(place) if url else Path(place), make=False)
+
+
+def _missing(place: Path | str) -> bool:
+    """Whether the store is a file that is not there; SQLite looks for itself where it is named by a `file:` address."""
+    file = file_of(str(place))
+    return file is not None and not str(file).startswith("file:") and not file.is_file()
 
 
 def runs_of(folder: Path, store: RunStore) -> list[RunRecord]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -16,7 +17,7 @@ from sqlalchemy import Row, and_, delete, func, select, update
 from agentrl.errors import StoreError
 from agentrl.messages import Message
 from agentrl.registry import nearest
-from agentrl.store.codec import nullable, number, readable
+from agentrl.store.codec import nullable, number, readable, told
 from agentrl.store.database import Database
 from agentrl.store.records import PhaseRecord, RunKind, RunRecord, RunStatus, TaskRecord
 from agentrl.store.schema import EPISODES, METRICS, RUNS, STEPS, TASKS
@@ -115,8 +116,8 @@ class RunTables(Database):
 
     def add_tasks(self, run: int, env_id: str, tasks: Iterable[TaskRecord]) -> None:
         """Record tasks, in place of those of the same environment and id."""
-        rows = [_task_row(run, env_id, task) for task in tasks]
-        if rows:
+        rows = sorted((_task_row(run, env_id, task) for task in tasks), key=itemgetter("id"))
+        if rows:  # in one order, so that two writers of the same tasks wait for each other in one direction only
             with self._writing() as connection:
                 connection.execute(self._upsert(TASKS, "split", "level", "opening", "gold"), rows)
 
@@ -127,7 +128,9 @@ class RunTables(Database):
             row = connection.execute(query).one_or_none()
         if row is None:
             return None
-        return TaskRecord(row.id, row.split, row.level, _MESSAGES.validate_json(row.opening), json.loads(row.gold))
+        with told(f"task {task_id!r}"):
+            opening, gold = _MESSAGES.validate_json(row.opening), json.loads(row.gold)
+        return TaskRecord(row.id, row.split, row.level, opening, gold)
 
     def discard_after(self, run: int, step: int, phases: Sequence[str]) -> None:
         """Forget metrics and episodes of these phases later than `step`: a resumed run does them again."""
@@ -161,7 +164,9 @@ def key_text(what: str, text: str) -> str:
 def _run(row: Row[Any]) -> RunRecord:
     values = dict(row._mapping)
     alive = max(values["updated"], values.pop("played") or 0.0)
-    return RunRecord(**values | {"meta": json.loads(values["meta"]), "updated": alive})
+    with told(f"the meta of run {row.name!r}"):
+        meta = json.loads(row.meta)
+    return RunRecord(**values | {"meta": meta, "updated": alive})
 
 
 def _task_row(run: int, env_id: str, task: TaskRecord) -> dict[str, Any]:

@@ -27,6 +27,9 @@ from sqlalchemy import (
 )
 
 SCHEMA_VERSION = 2
+ORDERED = ("reward", "tokens", "seconds")
+"""Orders of episodes that have an index. It holds what such pages are filtered by most, so that leaving out rows of
+other phases and verdicts reads no row."""
 
 METADATA = MetaData()
 _Whole = BigInteger().with_variant(Integer, "sqlite")  # SQLite numbers rows by itself only where the type is INTEGER
@@ -115,6 +118,7 @@ EPISODES = Table(
     UniqueConstraint("run", "phase", "step", "group", "member", name="episodes_key"),
     Index("episodes_run", "run", "id"),
     Index("episodes_task", "run", "task_id", "id"),
+    *(Index(f"episodes_{name}", "run", name, "id", "phase", "correct") for name in ORDERED),
     sqlite_autoincrement=True,  # a link to an episode that is gone never leads to another one
 )
 RECORDS = Table(

@@ -7,6 +7,7 @@ and lets `StoreError` pass (503: a store that cannot be read now); anything else
 from __future__ import annotations
 
 from starlette.applications import Starlette
+from starlette.convertors import IntegerConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
@@ -15,14 +16,25 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp
 
 from agentrl.errors import ConfigError, StoreError
+from agentrl.text import one_line
 from agentrl.viewer.catalog import Catalog
 from agentrl.viewer.pages import Missing, Pages
 from agentrl.viewer.security import Guard
 from agentrl.viewer.services import Services
 from agentrl.viewer.templating import render
 
-_RUN = "/runs/{slug}/{run:int}"
-_DATA = "/data/{slug}/{run:int}"
+_RUN = "/runs/{slug}/{run:number}"
+_DATA = "/data/{slug}/{run:number}"
+_LONGEST = 500  # characters of a message: it may quote a value of the address
+
+
+class _Number(IntegerConvertor):
+    """A whole number that every database can hold; an address with a longer one names nothing."""
+
+    regex = "[0-9]{1,15}"
+
+
+register_url_convertor("number", _Number())
 
 
 def create_app(catalog: Catalog, host: str = "127.0.0.1") -> ASGIApp:
@@ -35,11 +47,11 @@ def create_app(catalog: Catalog, host: str = "127.0.0.1") -> ASGIApp:
         Route(_RUN, pages.run),
         Route(f"{_RUN}/configuration", pages.configuration),
         Route(f"{_RUN}/episodes", pages.episodes),
-        Route(f"{_RUN}/episodes/{{episode:int}}", pages.episode),
-        Route(f"{_RUN}/episodes/{{episode:int}}/text/{{address}}", services.whole_text),
+        Route(f"{_RUN}/episodes/{{episode:number}}", pages.episode),
+        Route(f"{_RUN}/episodes/{{episode:number}}/text/{{address}}", services.whole_text),
         Route(f"{_DATA}/series", services.series),
-        Route(f"{_DATA}/episodes/{{episode:int}}/tokens/{{turn:int}}", services.tokens),
-        Route(f"{_DATA}/episodes/{{episode:int}}/text/{{address}}", services.text),
+        Route(f"{_DATA}/episodes/{{episode:number}}/tokens/{{turn:number}}", services.tokens),
+        Route(f"{_DATA}/episodes/{{episode:number}}/text/{{address}}", services.text),
         Mount("/static", StaticFiles(packages=[("agentrl.viewer", "static")])),
     ]
     handlers = {ConfigError: _wrong_value, StoreError: _unreadable, HTTPException: _no_page, Exception: _fault}
@@ -48,6 +60,7 @@ def create_app(catalog: Catalog, host: str = "127.0.0.1") -> ASGIApp:
 
 
 def _answer(request: Request, status: int, title: str, text: str) -> Response:
+    text = one_line(text, _LONGEST)
     if request.url.path.startswith("/data/"):
         return JSONResponse({"error": text}, status_code=status)
     return HTMLResponse(render("error.html.j2", title=title, text=text), status_code=status)

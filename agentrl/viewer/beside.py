@@ -12,7 +12,7 @@ from functools import cached_property
 from typing import Any
 
 from agentrl.store import EpisodeRecord, JudgementRecord, RunStore, TaskRecord
-from agentrl.viewer.excerpt import Excerpt, text_at
+from agentrl.viewer.excerpt import Excerpt, readable, text_at
 
 _SHOWN_ELSEWHERE = frozenset({"id", "split", "level", "gold", "answer"})
 
@@ -75,5 +75,9 @@ class Beside:
 
 
 def laid_out(value: Any) -> str:
-    """A JSON-able value for people: text as it is, the rest as JSON."""
-    return value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    """A JSON-able value for people: text as it is, what holds text of several lines by name, the rest as JSON."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Mapping) and any(isinstance(part, str) and "\n" in part for part in value.values()):
+        return readable(json.dumps(value, ensure_ascii=False, default=str))
+    return json.dumps(value, indent=2, ensure_ascii=False, default=str)

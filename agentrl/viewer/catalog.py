@@ -124,9 +124,9 @@ def find_places(target: str) -> list[Place]:
     if "://" in target:
         return [Place("store", _without_password(target), target)]
     root = Path(target)
-    if not root.exists():
+    if not os.path.exists(root):
         known = "give a store, a run's folder or a folder of runs"
-        raise StoreError(f"{target!r}: there is no such file or folder; {known}")
+        raise StoreError(f"{target!r}: there is no such file or folder that you may read; {known}")
     folder = (root.parent if root.is_file() else root).absolute()
     title = folder.name or str(folder)
     own = str(root) if root.is_file() else target_of(root)
@@ -144,7 +144,7 @@ def target_of(folder: Path) -> str | None:
         stamp = 0
     shared = _shared(folder, stamp) if stamp else None
     own = folder / STORE_FILE
-    return shared or (str(own) if own.is_file() else None)
+    return shared or (str(own) if os.path.isfile(own) else None)  # `isfile` is False where one may not look
 
 
 @lru_cache(maxsize=4096)

@@ -58,11 +58,16 @@ def _last(runs: Runs, view: RunView) -> dict[tuple[str, str], float]:
 
 
 def setting_rows(views: Sequence[RunView]) -> list[SettingRow]:
-    """Configuration keys that differ, in the order in which they stand."""
-    flat = [dict(flattened(view.config)) for view in views]
+    """Configuration keys that differ, in the order in which they stand; an evaluation's model, which no suite names."""
+    flat = [_settings(view) for view in views]
     keys = dict.fromkeys(key for settings in flat for key in settings)
     rows = [SettingRow(key, [settings.get(key) for settings in flat]) for key in keys if key not in _NAMES]
     return [row for row in rows if len(set(row.values)) > 1]
+
+
+def _settings(view: RunView) -> dict[str, str]:
+    played = {"model": json.dumps(view.model, ensure_ascii=False)} if view.run.kind == "eval" and view.model else {}
+    return played | dict(flattened(view.config))
 
 
 def flattened(tree: Any, above: str = "") -> Iterator[tuple[str, str]]:

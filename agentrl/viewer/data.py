@@ -23,7 +23,10 @@ SIGNIFICANT = 6  # digits: nobody sees more
 
 
 def series_of(runs: Runs, view: RunView, after: Mapping[str, int] | None = None) -> dict[str, Any]:
-    """Metrics of every phase of a run as columns; with `after` (phase to step) only what came later.
+    """Metrics of every phase of a run as columns; with `after` (phase to step) only from that step on.
+
+    The step that is known comes again: its metrics may have become more, and if they have become others, the run was
+    resumed from an earlier step and everything must be asked for again.
 
     A phase of more than `POINTS` steps is thinned evenly, its last step kept; `thinned` says so.
     """
@@ -36,7 +39,7 @@ def series_of(runs: Runs, view: RunView, after: Mapping[str, int] | None = None)
         name = visible(phase.phase)  # the only name of it that a page ever sees, also in `after`
         known = None if after is None else after.get(name)
         if known is not None:
-            steps = [entry for entry in steps if entry[0] > known]
+            steps = [entry for entry in steps if entry[0] >= known]
         chosen = _evenly(steps, POINTS)
         phases[name] = {"last": last, "thinned": len(chosen) < len(steps), **_columns(chosen)}
     return {"run": view.key, "name": visible(view.label), "live": view.live, "phases": phases}

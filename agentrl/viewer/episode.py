@@ -1,7 +1,7 @@
 """One episode as its page shows it: messages, calls and results turn by turn, with reward and advantage beside each.
 
-Invariant: texts are excerpts (see `excerpt`), turns are a bounded window, so that the page stays quick whatever the
-episode holds; a figure that the record does not have is None, and the page says so.
+Invariant: texts are excerpts (see `excerpt`), the shorter the more there are, turns are a bounded window, so that the
+page stays quick whatever the episode holds; a figure that the record does not have is None, and the page says so.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from agentrl.account import STAGES
 from agentrl.messages import Message, Role
 from agentrl.store import EpisodeRecord
 from agentrl.trajectory import Trajectory, Turn
-from agentrl.viewer.excerpt import Excerpt, readable
+from agentrl.viewer.excerpt import LIMIT, SHORTEST, Excerpt, readable
 
 TURNS_SHOWN = 60
+PAGE = 2_000_000  # characters of all texts of a page together, about
 
 
 @dataclass(frozen=True)
@@ -118,11 +119,12 @@ def episode_view(record: EpisodeRecord, first: int = 0) -> EpisodeView:
     advantages = record.advantages
     first = min(first, max(0, len(trajectory.turns) - 1)) // TURNS_SHOWN * TURNS_SHOWN
     shown = range(first, min(first + TURNS_SHOWN, len(trajectory.turns)))
+    limit = _room(trajectory, shown)
     return EpisodeView(
         record,
         trajectory,
-        [_message(message, f"opening.{index}") for index, message in enumerate(trajectory.opening)],
-        [_turn(trajectory, index, advantages[index] if advantages else None) for index in shown],
+        [_message(message, f"opening.{index}", limit) for index, message in enumerate(trajectory.opening)],
+        [_turn(trajectory, index, advantages[index] if advantages else None, limit) for index in shown],
         first,
         Excerpt.of(trajectory.error, "error") if trajectory.error else None,
         any(turn.sampled_ids for turn in trajectory.turns),
@@ -138,18 +140,25 @@ def largest_advantage(advantages: Sequence[Sequence[float]] | None) -> float:
     return max(values, default=0.0)
 
 
-def _turn(trajectory: Trajectory, index: int, advantages: Sequence[float] | None) -> TurnView:
+def _room(trajectory: Trajectory, shown: range) -> int:
+    """Characters that each text of the page may have."""
+    turns = [trajectory.turns[index] for index in shown]
+    each = (1 + len(turn.message.tool_calls) + len(turn.observation) for turn in turns)
+    return max(SHORTEST, min(LIMIT, PAGE // max(1, len(trajectory.opening) + sum(each))))
+
+
+def _turn(trajectory: Trajectory, index: int, advantages: Sequence[float] | None, limit: int) -> TurnView:
     turn = trajectory.turns[index]
     address = f"turn.{index}"
     copied = trajectory.branch is not None and index < trajectory.branch.turns
     return TurnView(
         index=index,
-        text=Excerpt.of(turn.message.text, f"{address}.message"),
+        text=Excerpt.of(turn.message.text, f"{address}.message", limit),
         calls=[
-            CallView(call.name, Excerpt.of(readable(call.arguments), f"{address}.arguments.{place}"), call.error)
+            CallView(call.name, Excerpt.of(readable(call.arguments), f"{address}.arguments.{place}", limit), call.error)
             for place, call in enumerate(turn.message.tool_calls)
         ],
-        observation=list(_observations(turn, address)),
+        observation=list(_observations(turn, address, limit)),
         reward=turn.reward,
         advantage=_advantage(advantages),
         tokens=len(turn.sampled_ids),
@@ -167,20 +176,20 @@ def _turn(trajectory: Trajectory, index: int, advantages: Sequence[float] | None
     )
 
 
-def _observations(turn: Turn, address: str) -> Iterator[MessageView]:
+def _observations(turn: Turn, address: str, limit: int) -> Iterator[MessageView]:
     """Tool results with name, time and error of the call that they answer; other observations as they are."""
     answers = iter(turn.tool_calls)
     for place, message in enumerate(turn.observation):
         call = next(answers, None) if message.role is Role.TOOL else None
-        text = Excerpt.of(message.text, f"{address}.observation.{place}")
+        text = Excerpt.of(message.text, f"{address}.observation.{place}", limit)
         if call is None:
             yield MessageView(str(message.role), text, message.name)
         else:
             yield MessageView(str(message.role), text, call.name, call.seconds, call.queued_seconds, call.error)
 
 
-def _message(message: Message, address: str) -> MessageView:
-    return MessageView(str(message.role), Excerpt.of(message.text, address), message.name)
+def _message(message: Message, address: str, limit: int) -> MessageView:
+    return MessageView(str(message.role), Excerpt.of(message.text, address, limit), message.name)
 
 
 def _flags(turn: Turn) -> Iterator[str]:

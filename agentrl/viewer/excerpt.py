@@ -16,6 +16,7 @@ from agentrl.text import clip, visible
 from agentrl.trajectory import Trajectory
 
 LIMIT, TAIL = 6000, 1500  # characters of one text on a page; answers tend to stand at the end
+SHORTEST = 200  # what is shown of each where a page has very many texts
 CHUNK = 100_000  # characters that one request for more brings
 READABLE_JSON = 20_000  # characters of arguments that are worth laying out
 
@@ -29,16 +30,15 @@ class Excerpt:
     cut: int = 0
     """Characters left out."""
     tail: str = ""
+    start: int = 0
+    """The first character that is left out."""
 
     @classmethod
-    def of(cls, text: str, address: str) -> Excerpt:
-        head, tail, cut = clip(text, LIMIT, TAIL)
-        return cls(address, visible(head), cut, visible(tail))
-
-    @property
-    def start(self) -> int:
-        """The first character that is left out."""
-        return LIMIT - TAIL
+    def of(cls, text: str, address: str, limit: int = LIMIT) -> Excerpt:
+        """`limit`: characters that are shown."""
+        end = limit * TAIL // LIMIT
+        head, tail, cut = clip(text, limit, end)
+        return cls(address, visible(head), cut, visible(tail), limit - end)
 
     def __bool__(self) -> bool:
         return bool(self.head)

@@ -53,4 +53,5 @@ def _tile(phase: str, metrics: Mapping[str, float], outcome: Outcome | None) -> 
     if outcome is None or outcome.accuracy is None:
         return None
     judged = outcome.correct + outcome.wrong
-    return Tile(phase, outcome.accuracy, note=f"{outcome.correct:,} of {judged:,} with a verdict")
+    late = f"; {outcome.timed_out:,} timed out" if outcome.timed_out else ""
+    return Tile(phase, outcome.accuracy, note=f"{outcome.correct:,} of {judged:,} with a verdict{late}")

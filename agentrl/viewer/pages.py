@@ -28,7 +28,7 @@ MEMBERS_SHOWN = 64  # of a group
 TREE_TOKENS = 200_000  # of a group whose records are read for the tree without being asked
 _ORDERS: dict[str, Callable[[RunView], Any]] = {
     "created": lambda view: view.run.created,
-    "updated": lambda view: view.seen,
+    "updated": lambda view: view.run.updated,
     "name": lambda view: view.title.lower(),
     "episodes": lambda view: view.episodes,
     "progress": lambda view: view.progress or 0.0,
@@ -164,7 +164,8 @@ class Pages:
 
     def _by_key(self, key: str) -> RunView:
         slug, _, number = key.rpartition(":")
-        found = self.runs.find(slug, int(number)) if number.isascii() and number.isdigit() else None
+        known = number.isascii() and number.isdigit() and len(number) < 16
+        found = self.runs.find(slug, int(number)) if known else None
         if found is None:
             raise Missing(f"There is no run {key!r}; choose runs in the list.")
         return found

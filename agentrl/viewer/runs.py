@@ -20,6 +20,7 @@ import yaml
 
 from agentrl.errors import StoreError
 from agentrl.store import EpisodeQuery, PhaseRecord, RunRecord, RunStore
+from agentrl.trajectory import StopReason
 from agentrl.viewer.catalog import Catalog, Place
 
 SILENT_AFTER = 600.0  # seconds: longer than a step of most runs, shorter than anybody's patience
@@ -33,15 +34,20 @@ Steps = list[tuple[int, dict[str, float]]]
 
 @dataclass(frozen=True)
 class Outcome:
-    """Episodes of a phase that have a verdict."""
+    """Verdicts of a phase. As everywhere in agentrl, who ran into the episode's deadline had its time and is wrong."""
 
     correct: int
     wrong: int
+    timed_out: int = 0
+    """Of the wrong ones."""
 
     @property
     def accuracy(self) -> float | None:
         judged = self.correct + self.wrong
         return self.correct / judged if judged else None
+
+    def __add__(self, other: Outcome) -> Outcome:
+        return Outcome(self.correct + other.correct, self.wrong + other.wrong, self.timed_out + other.timed_out)
 
 
 @dataclass(frozen=True)
@@ -53,9 +59,6 @@ class RunView:
     phases: list[PhaseRecord]
     config: Mapping[str, Any]
     """The parsed configuration; empty where it cannot be read."""
-    seen: float
-    """When the run was written last, seconds since the epoch."""
-    last_step: int | None = None
     last: dict[str, float] = field(default_factory=dict)
     """Metrics of the last step of the leading phase."""
     spark: list[float] = field(default_factory=list)
@@ -113,7 +116,7 @@ class RunView:
     @property
     def state(self) -> str:
         """`running`, `silent`, `finished`, `failed` or `interrupted`."""
-        quiet = self.run.status == "running" and time.time() - self.seen >= SILENT_AFTER
+        quiet = self.run.status == "running" and time.time() - self.run.updated >= SILENT_AFTER
         return "silent" if quiet else str(self.run.status)
 
     @property
@@ -195,8 +198,7 @@ class Runs:
 
     def outcomes(self, view: RunView) -> dict[str, Outcome]:
         """Verdicts by phase, of the phases that have episodes."""
-        store, played = self.store(view), [phase.phase for phase in view.phases if phase.episodes]
-        return {phase: self._outcome(store, view.run.id, phase) for phase in played}
+        return self._outcomes(self.store(view), view.run.id, view.phases)
 
     def evaluations(self, view: RunView) -> dict[str, dict[str, float]]:
         """Last metrics of each evaluation's phase, of those that have any."""
@@ -207,18 +209,19 @@ class Runs:
     def _steps(self, place: Place, store: RunStore, run: int, phase: PhaseRecord) -> Steps:
         """Read once, then only what came later: the last step again, because its metrics may come in several parts.
 
-        A run that was resumed from an earlier step has fewer steps than before, for a moment: then all is read again.
+        A run that was resumed from an earlier step has fewer steps than before, or, if nobody looked for a while, other
+        values at the last step that is known: then all is read again.
         """
         key, stamp = (place.target, run, phase.phase), place.stamp
         with self._lock:
             known, steps = self._metrics.get(key, (None, []))
         if known is not None and known == stamp:
             return steps
+        later: Steps = []
         if steps and phase.last_step >= steps[-1][0]:
-            after = steps[-2][0] if len(steps) > 1 else -1
-            steps = [*steps[:-1], *store.metrics(run, phase.phase, after)]
-        else:
-            steps = store.metrics(run, phase.phase)
+            later = store.metrics(run, phase.phase, steps[-2][0] if len(steps) > 1 else None)
+        going_on = later and _goes_on(steps[-1], later[0])
+        steps = [*steps[:-1], *later] if going_on else store.metrics(run, phase.phase)
         with self._lock:
             self._metrics[key] = (stamp, steps)
         return steps
@@ -233,17 +236,29 @@ class Runs:
             run,
             phases,
             parsed(run.config),
-            seen=max(run.updated, _written(place)),
-            last_step=steps[-1][0] if steps else None,
             last=steps[-1][1] if steps else {},
             spark=thinned([metrics[name] for _, metrics in steps if name in metrics]) if name else [],
             spark_name=name,
-            outcome=None if steps else self._outcome(store, run.id),
+            outcome=None if steps else sum(self._outcomes(store, run.id, phases).values(), Outcome(0, 0)),
         )
 
+    @classmethod
+    def _outcomes(cls, store: RunStore, run: int, phases: Sequence[PhaseRecord]) -> dict[str, Outcome]:
+        return {phase.phase: cls._outcome(store, run, phase.phase) for phase in phases if phase.episodes}
+
     @staticmethod
-    def _outcome(store: RunStore, run: int, phase: str | None = None) -> Outcome:
-        return Outcome(*(store.count(EpisodeQuery(run, phase, correct=correct)) for correct in (True, False)))
+    def _outcome(store: RunStore, run: int, phase: str) -> Outcome:
+        correct, wrong = (store.count(EpisodeQuery(run, phase, correct=correct)) for correct in (True, False))
+        if not correct + wrong:  # no verdicts at all: a time-out is none either
+            return Outcome(0, 0)
+        late = store.count(EpisodeQuery(run, phase, correct="none", stop_reason=StopReason.TIMEOUT))
+        return Outcome(correct, wrong + late, late)
+
+
+def _goes_on(last: tuple[int, dict[str, float]], again: tuple[int, dict[str, float]]) -> bool:
+    """Whether that is the same step, with nothing but more metrics."""
+    same = (name in again[1] and repr(again[1][name]) == repr(value) for name, value in last[1].items())
+    return last[0] == again[0] and all(same)
 
 
 def leading_phase(phases: Sequence[PhaseRecord]) -> PhaseRecord | None:
@@ -291,10 +306,3 @@ def _planned_episodes(config: Mapping[str, Any], tasks: Any) -> int | None:
             return None
         total += number * samples
     return total
-
-
-def _written(place: Place) -> float:
-    """When the store's files changed last, 0 where there are none to look at."""
-    stamp = place.stamp or ()
-    times = [part[0] for part in stamp if isinstance(part, tuple)]
-    return max(times, default=0) / 1e9

@@ -59,8 +59,9 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listener = socket.socket(family, kind)
-    except OSError as error:
-        raise ConfigError(f"--host {host!r} is no address of this machine: {error.strerror}") from error
+    except (OSError, UnicodeError) as error:  # UnicodeError: a name that no domain can have
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(f"--host {host!r} is no address of this machine: {reason}") from error
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind(address)

@@ -20,7 +20,7 @@ class Services:
         self._pages = pages
 
     def series(self, request: Request) -> JSONResponse:
-        """Metrics of a run; `after=phase:step` (again for each phase) asks only for what came later."""
+        """Metrics of a run; `after=phase:step` (again for each phase) asks only for that step and later ones."""
         view = self._pages.view(request)
         after: dict[str, int] = {}
         for pair in request.query_params.getlist("after"):

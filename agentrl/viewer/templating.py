@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from datetime import UTC, datetime
+from decimal import ROUND_HALF_UP, Context
 from functools import lru_cache
 from importlib import resources
 from typing import Any
@@ -21,6 +22,7 @@ from agentrl.text import one_line, visible
 MINUS = "\u2212"
 NOTHING = "\u2013"
 _MINUTE, _HOUR, _DAY = 60, 3600, 86400
+_FOUR_DIGITS = Context(prec=4, rounding=ROUND_HALF_UP)  # ties as JavaScript rounds them: charts show the same numbers
 
 
 @lru_cache(maxsize=1)
@@ -63,7 +65,7 @@ def figure(value: float | None) -> str:
         return "not a number" if math.isnan(value) else "∞" if value > 0 else f"{MINUS}∞"
     if value == int(value) and abs(value) < 1e6:
         return f"{int(value):,}".replace("-", MINUS)
-    return f"{value:.4g}".replace("-", MINUS)
+    return f"{float(_FOUR_DIGITS.create_decimal_from_float(value)):.4g}".replace("-", MINUS)
 
 
 def brief(value: float | None, digits: int = 3) -> str:
@@ -85,7 +87,7 @@ def seconds(value: float | None) -> str:
     """A duration in the unit that people would use."""
     if value is None or not math.isfinite(value):
         return NOTHING
-    if value < 1:
+    if value < 0.9995:  # what rounds to a second is one
         return f"{1000 * value:.3g} ms"
     if value < _MINUTE:
         return f"{value:.3g} s"

@@ -127,7 +127,7 @@ class FunctionCallingEnv(AsyncEnv):
         problem: Problem = task.data["problem"]
         read = [_read(problem.functions, call) for call in message.tool_calls]
         records = [record for _, record in read]
-        verdict = replace(_verdict(problem, [call for call, _ in read]), answer=_written(records))
+        verdict = replace(_verdict(problem, [call for call, _ in read]), answer=_written(read))
         observation = tuple(
             tool_result(record.result, call.id, call.name)
             for call, record in zip(message.tool_calls, records, strict=True)
@@ -232,9 +232,19 @@ def _read(functions: Sequence[Function], call: ToolCall) -> tuple[Call | None, T
     return read, record(None, RECORDED)
 
 
-def _written(records: Sequence[ToolCallRecord]) -> str:
-    """The calls as one text, by which equal answers can be told."""
-    return ", ".join(f"{record.name}({record.arguments})" for record in records) or "no call"
+def _written(read: Sequence[tuple[Call | None, ToolCallRecord]]) -> str:
+    """The calls as one text, by which equal answers can be told: arguments in one order and spacing."""
+    return ", ".join(f"{record.name}({_arguments(call, record)})" for call, record in read) or "no call"
+
+
+def _arguments(call: Call | None, record: ToolCallRecord) -> str:
+    if call is None:
+        return record.arguments
+    try:
+        text = json.dumps(call[1], sort_keys=True, ensure_ascii=False)
+    except RecursionError:  # it was read at the very limit
+        return record.arguments
+    return text.encode("utf-8", "backslashreplace").decode()  # half a surrogate pair cannot be stored
 
 
 def _taking_turns(problems: Sequence[Problem]) -> list[Problem]:

@@ -67,6 +67,8 @@ def read_problems(source: str | Sequence[str], categories: Sequence[str] | None)
     `ConfigError`.
     """
     if categories is not None:
+        if not categories:
+            raise ConfigError("categories=[] names no category; leave it out to take all")
         categories = [_known(category, "categories") for category in categories]
     files = _folder(source) if isinstance(source, str) and _is_folder(source) else _files(source)
     chosen = [(path, name) for path, name in files if categories is None or name in categories]
@@ -103,6 +105,10 @@ def _files(source: str | Sequence[str]) -> list[tuple[str, str]]:
     paths = [source] if isinstance(source, str) else list(source)
     if not paths:
         raise ConfigError("path=[] names no file")
+    for path in paths:
+        if not path.startswith(HUB) and not _SUFFIX.search(path) and not Path(path).expanduser().is_file():
+            found = "is a folder, which is given alone" if _is_folder(path) else "there is no such file or folder"
+            raise ConfigError(f"path={path!r}: {found}")
     return [(path, _known(_named(path.rpartition("/")[2]), f"path={path!r}")) for path in paths]
 
 

@@ -81,3 +81,12 @@ def test_each_mistake_is_one_line(agentrl: Agentrl, models: tuple[str, str], tmp
     agentrl("probe", base, str(tmp_path / "run")).fails_in_one_line("a run without a trained policy")
     (tmp_path / "file").write_text("")
     agentrl("probe", base, base, "--out", str(tmp_path / "file")).fails_in_one_line("--out", "cannot be written")
+
+
+def test_a_file_that_cannot_be_written_after_the_measuring(
+    agentrl: Agentrl, models: tuple[str, str], tmp_path: Path
+) -> None:
+    (tmp_path / "probe.json").mkdir()
+    shown = agentrl("probe", *models, "--out", str(tmp_path))
+    assert shown.code == 2
+    assert shown.err.splitlines()[-1] == f"error: --out '{tmp_path}' cannot be written: Is a directory"

@@ -31,6 +31,14 @@ def test_a_store_lists_its_runs_and_a_folder_its_own(agentrl, tmp_path: Path) ->
     assert own["name"] == "second" and [phase["episodes"] for phase in own["phases"]] == [6, 1]
 
 
+def test_a_store_without_runs_has_nothing_to_export(agentrl, tmp_path: Path) -> None:
+    RunStore(tmp_path / "new.sqlite").close()
+    command = agentrl("store", "export", str(tmp_path / "new.sqlite"), str(tmp_path / "x.jsonl"))
+    command.fails_in_one_line("holds no run yet")
+    agentrl("store", "list", f"sqlite:///{tmp_path}/none.sqlite").fails_in_one_line("does not exist")
+    assert [path.name for path in tmp_path.iterdir()] == ["new.sqlite"]
+
+
 def test_a_run_goes_out_and_comes_back(agentrl, tmp_path: Path) -> None:
     place, folder = shared(tmp_path)
     file, other = tmp_path / "second.jsonl", tmp_path / "other.sqlite"

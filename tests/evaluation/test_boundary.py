@@ -107,6 +107,17 @@ def test_entropies_take_equal_numbers_of_episodes() -> None:
     assert found["base_token"].value == 2.0
 
 
+def test_entries_whose_environment_states_no_answers_have_no_answer_entropy() -> None:
+    """They are not of entropy 0. Where one model answers the other is taken, too: all of its answers are missing."""
+    silent = [sample("t:1", n, entry="game") for n in range(4)]
+    base = [*(sample("t:0", n, answer=str(n % 2)) for n in range(4)), *silent]
+    mute = [*(sample("t:0", n, False) for n in range(4)), *silent]
+    found = boundary(base, mute).entropies
+    assert found["base_answer"].value == pytest.approx(0.693147, abs=1e-6)
+    assert found["trained_answer"].value == 0.0
+    assert not any("answer" in name for name in boundary(silent, silent).entropies)
+
+
 def test_distributions_of_perplexities() -> None:
     report = boundary(drawn(2, [1, 1]), drawn(2, [2, 1]), perplexities={"base of trained": [1.0, 2.0, 3.0, 4.0, 5.0]})
     found = report.perplexities["base of trained"]

@@ -116,6 +116,8 @@ def test_a_part_of_the_right_answers_gives_shares_and_no_curve() -> None:
     everything = reasoning_report(drawn(8, [2, 1]), votes, n_judge=2)
     assert everything.complete
     assert everything.sound["majority"].at(1).value == pytest.approx(1 / 8)
+    wholly = reasoning_report(samples, {item.key: [item.sample == 0] for item in samples}, n_judge=2)
+    assert wholly.complete and wholly.tasks[0].judged == 6  # votes that are there count, whoever asks for fewer later
     with pytest.raises(ConfigError, match="n_judge=0"):
         to_judge(samples, 0)
 

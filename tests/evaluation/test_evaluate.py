@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import shutil
 from pathlib import Path
 
 import pytest
 
-from agentrl.env import register
+from agentrl.env import Episode, Verdict, register
 from agentrl.envs.arithmetic import ArithmeticEnv
 from agentrl.errors import ConfigError, EnvError
 from agentrl.evaluation import Evaluation, Prices, evaluate, summarise
@@ -16,6 +17,7 @@ from agentrl.evaluation.folder import EvaluationFolder, default_folder, open_eva
 from agentrl.messages import assistant
 from agentrl.observe import Observer
 from agentrl.seeding import derive_seed
+from agentrl.store import RunStore
 from agentrl.trajectory import StopReason, Trajectory, Turn
 from tests.engines import stub_server
 from tests.evaluation.counting import judged, suite_file
@@ -29,12 +31,14 @@ class Notes(Observer):
     def __init__(self) -> None:
         self.lines: list[str] = []
         self.advanced = 0
+        self.shown: list[dict[str, float]] = []
         self.phases: list[tuple[str, int | None]] = []
 
     def phase(self, name: str, total: int | None = None) -> None:
         self.phases.append((name, total))
 
     def advance(self, count: int = 1, **values: float) -> None:
+        self.shown.append(values)
         if self.phases[-1][0].startswith("evaluate"):
             self.advanced += count
 
@@ -115,11 +119,53 @@ def test_the_default_folder_says_what_decides_the_numbers(tmp_path: Path, monkey
     first = evaluate(ARITHMETIC, "oracle", tasks=2)
     assert first.folder.parent == Path("runs/eval") and first.folder.name.startswith("arithmetic-oracle-")
     assert evaluate(ARITHMETIC, "oracle", tasks=2).played == 0
-    others = [{"seed": 1}, {"temperature": 0.5}, {"samples": 2}, {"tasks": 3}, {"overrides": ["limits.max_turns=3"]}]
+    others = [{"seed": 1}, {"temperature": 0.5}, {"tasks": 3}, {"overrides": ["limits.max_turns=3"]}]
     folders = {evaluate(ARITHMETIC, "oracle", **{"tasks": 2, **other}).folder for other in others}
-    assert len(folders | {first.folder}) == 6
+    assert len(folders | {first.folder}) == 5
     # what only stops an evaluation early is no other evaluation
     assert evaluate(ARITHMETIC, "oracle", tasks=2, overrides=["limits.seconds=100"]).played == 0
+
+
+def test_more_samples_are_played_beside_those_that_are_there_and_fewer_leave_none_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    suite, watch = str(suite_file(tmp_path, tasks=3, entries=2)), Notes()
+    first = evaluate(suite, "oracle", samples=2)
+    before = rows(first)
+    more = evaluate(suite, "oracle", samples=5)
+    assert (more.folder, more.planned, more.played, more.missing) == (first.folder, 30, 18, 0)
+    assert set(judged(tmp_path / "log").values()) == {1} and len(judged(tmp_path / "log")) == 30
+    assert {key: rows(more)[key].seed for key in before} == {key: episode.seed for key, episode in before.items()}
+    assert more.report.total.samples == 5 and more.report.finished
+    fewer = evaluate(suite, "oracle", samples=1, observer=watch)
+    assert (fewer.planned, fewer.played, fewer.report) == (30, 0, more.report)
+    assert "was begun with 5 samples of each task of one, more than the 1 asked for: all 5 count" in watch.lines[0]
+    other = evaluate(suite, "oracle", samples=1, out="other")
+    assert (other.planned, other.played) == (6, 6)
+
+
+def test_several_samples_at_temperature_zero_are_told_of_before_they_are_played(tmp_path: Path) -> None:
+    asked = {"tasks": 1, "overrides": ["limits.max_turns=1", "sampling.max_turn_tokens=4"]}
+    for model, temperature, samples, told in (
+        ("tiny", 0.0, 2, True),
+        ("tiny", 0.0, 1, False),
+        ("tiny", 1.0, 2, False),
+        ("random", 0.0, 2, False),
+    ):
+        watch, out = Notes(), tmp_path / f"{model}-{temperature}-{samples}"
+        evaluate(ARITHMETIC, model, temperature=temperature, samples=samples, out=out, observer=watch, **asked)
+        assert told == ("temperature 0 draws nothing: the 2 samples of a task will be the same" in watch.lines[0])
+
+
+def test_a_finished_evaluation_is_priced_anew(tmp_path: Path) -> None:
+    asked = {"tasks": 1, "out": tmp_path, "overrides": ["limits.max_turns=1", "sampling.max_turn_tokens=4"]}
+    first = evaluate(ARITHMETIC, "tiny", prices=Prices(output=1.0), **asked)
+    again = evaluate(ARITHMETIC, "tiny", prices=Prices(output=3.0), **asked)
+    assert again.played == 0 and again.cost == pytest.approx(3 * (first.cost or 0.0)) != 0
+    assert again.report.total.cost == again.cost and again.report.prices == {"input": 0.0, "output": 3.0}
+    without = evaluate(ARITHMETIC, "tiny", **asked)
+    assert without.cost is None and without.report == again.report
 
 
 def test_other_weights_under_the_same_name_are_another_evaluation(
@@ -147,7 +193,6 @@ def test_a_folder_of_another_evaluation_is_refused_by_what_differs(tmp_path: Pat
     for other, said in [
         ({"model": "random"}, 'model is "oracle" there and "random" here'),
         ({"seed": 5}, "seed is 0 there and 5 here"),
-        ({"samples": 3}, "samples is 1 there and 3 here"),
         ({"temperature": 0.0}, "sampling.temperature is 1.0 there and 0.0 here"),
         ({"suite": "function-calling"}, 'name is "arithmetic" there and "function-calling" here'),
     ]:
@@ -189,12 +234,18 @@ def test_what_failed_is_tried_again_and_a_timeout_is_a_result(tmp_path: Path) ->
     assert not first.report.finished
     reasons = {episode.task_id: episode.stop_reason for episode in rows(first).values()}
     assert reasons["test:1"] is StopReason.ENV_ERROR and reasons["test:2"] is StopReason.TIMEOUT
+    store, run = open_evaluation(tmp_path / "kept")
+    with store:
+        assert (run.status, run.meta["finished"]) == ("failed", False)
     assert first.report.total.aborted == 1 and first.report.total.correct == 2 and first.report.total.judged == 3
     assert "3 of 4 episodes" in watch.lines[-1] and "the same command goes on" in watch.lines[-1]
     (tmp_path / "log.broken").unlink()
     again = evaluate(str(suite), "oracle", out=tmp_path / "kept", overrides=limits)
     assert (again.played, again.missing) == (1, 0)
     assert again.report.finished and again.report.total.judged == 4
+    store, run = open_evaluation(tmp_path / "kept")
+    with store:
+        assert (run.status, run.meta["finished"]) == ("finished", True)
     assert sorted(judged(tmp_path / "log").values()) == [1, 1, 1, 2]
 
 
@@ -206,6 +257,11 @@ def test_the_cost_limit_stops_and_a_higher_one_goes_on(tmp_path: Path) -> None:
         evaluate(str(suite), "tiny", overrides=["limits.cost=1"])
     first = evaluate(str(suite), "tiny", overrides=[*small, "limits.cost=1e-9"], **asked)
     assert (first.stopped, first.played, first.missing) == ("cost", 1, 5)
+    store, run = open_evaluation(tmp_path / "kept")
+    with store:
+        assert (run.status, run.meta["finished"]) == ("interrupted", False)
+    assert not first.report.finished
+    assert any("5 of 6 episodes are missing" in note for note in first.report.notes)
     each = first.cost
     assert each is not None and each > 0
     watch = Notes()
@@ -315,8 +371,6 @@ def test_a_folder_is_worked_on_by_one_process(tmp_path: Path) -> None:
 
 
 def test_a_folder_with_a_training_run_is_refused(tmp_path: Path) -> None:
-    from agentrl.store import RunStore
-
     with RunStore(tmp_path / "store.sqlite") as store:
         store.begin_run("somebody", "{}", "train")
     with pytest.raises(ConfigError, match="holds a run that is no evaluation"):
@@ -335,6 +389,21 @@ def test_evaluations_share_a_database(tmp_path: Path) -> None:
         evaluate(ARITHMETIC, "oracle", tasks=2, out=tmp_path / "oracle", store=f"sqlite:///{tmp_path / 'other.sqlite'}")
     with pytest.raises(ConfigError, match="leave the password out"):
         evaluate(ARITHMETIC, "oracle", tasks=2, out=tmp_path / "x", store="postgresql://me:secret@host/runs")
+
+
+def test_a_run_of_a_shared_database_is_worked_on_out_of_one_folder(tmp_path: Path) -> None:
+    shared = str(tmp_path / "shared.sqlite")
+    asked = {"tasks": 1, "store": shared}
+    with RunStore(shared) as other:
+        assert other.claim("same")
+        with pytest.raises(ConfigError, match="another process evaluates into its run 'same' now"):
+            evaluate(ARITHMETIC, "oracle", out=tmp_path / "two" / "same", **asked)
+        assert evaluate(ARITHMETIC, "oracle", out=tmp_path / "two" / "else", **asked).played == 1
+    assert evaluate(ARITHMETIC, "oracle", out=tmp_path / "two" / "same", **asked).played == 1
+    with RunStore(shared) as other:
+        assert other.claim("same")
+        with pytest.raises(ConfigError, match="another process evaluates into its run 'same' now"):
+            evaluate(ARITHMETIC, "oracle", out=tmp_path / "two" / "same", tasks=1)  # the folder says where it is
 
 
 def test_a_shared_database_is_found_from_wherever_one_stands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -365,6 +434,7 @@ def test_a_shared_database_is_found_from_wherever_one_stands(tmp_path: Path, mon
         ({"overrides": ["options.level=[1]"]}, "did you mean 'levels'"),
         ({"entries": ["sums"]}, "--entry 'sums'"),
         ({"temperature": -1.0}, "sampling.temperature=-1.0"),
+        ({"temperature": float("inf")}, "sampling.temperature=inf: input should be a finite number"),
         ({"prices": None, "overrides": ["limits.cost=1"]}, "--price-input"),
         ({"endpoint": "not a url"}, "not a url"),
     ],
@@ -418,3 +488,25 @@ def test_aborted_episodes_stay_out_of_the_shares() -> None:
     assert "depth" not in result.shares
     assert result.means["depth"].value == 3.0
     assert result.to_metrics()["accuracy_high"] == result.accuracy.high
+
+
+def test_an_environment_without_verdicts_has_no_accuracy() -> None:
+    turn = Turn([1], None, [2], [-0.5], assistant("x"), reward=0.25)
+    episodes = [Trajectory("t", turns=[turn], metrics={"regret": 3.0}, stop_reason=StopReason.TERMINATED)]
+    about = {"model": "m", "env": "e", "split": "test", "temperature": 1.0, "seed": 0, "seconds": 1.0}
+    for played in (episodes, []):
+        result = summarise(played, **about)  # type: ignore[arg-type]
+        assert math.isnan(result.accuracy.value) and (result.accuracy.low, result.accuracy.high) == (0.0, 1.0)
+        assert math.isnan(result.to_metrics()["accuracy"])
+
+
+def test_no_accuracy_is_shown_meanwhile_where_no_verdict_says_correct(tmp_path: Path) -> None:
+    class Scored(ArithmeticEnv):
+        def judge(self, episode: Episode) -> Verdict:
+            return Verdict(super().judge(episode).reward / 2)
+
+    register("tests/Scored-v0", Scored)
+    for env, known in ((ARITHMETIC, {"accuracy": 1.0}), ("tests/Scored-v0", {})):
+        watch = Notes()
+        assert evaluate(env, "oracle", tasks=2, out=tmp_path / env, observer=watch).missing == 0
+        assert watch.shown[-1] == known

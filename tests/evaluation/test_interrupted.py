@@ -21,12 +21,19 @@ ROOT = Path(__file__).parents[2]
 PATIENCE = 120.0  # seconds; a bound against hangs
 
 
-def start(*arguments: str) -> subprocess.Popen[str]:
-    """`agentrl eval ...` as a process of its own."""
+def start(*arguments: str, ignoring_interrupts: bool = False) -> subprocess.Popen[str]:
+    """`agentrl eval ...` as a process of its own; what a script begins in the background ignores interrupts."""
+    interrupts = signal.SIG_IGN if ignoring_interrupts else signal.SIG_DFL
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1", "COLUMNS": "200"}
     command = [sys.executable, "-m", "agentrl.cli", "eval", *arguments]
     return subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command,
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, interrupts),
     )
 
 
@@ -81,10 +88,17 @@ def key_of(row) -> tuple[str, str, int]:
     return row.phase, row.group, row.member
 
 
-@pytest.mark.parametrize("sign", [signal.SIGINT], ids=lambda sign: sign.name)
-def test_an_interrupt_keeps_what_is_finished_and_says_how_to_go_on(tmp_path: Path, sign: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    ("sign", "background"),
+    [(signal.SIGINT, False), (signal.SIGTERM, False), (signal.SIGTERM, True)],
+    ids=["SIGINT", "SIGTERM", "SIGTERM in the background"],
+)
+def test_an_interrupt_keeps_what_is_finished_and_says_how_to_go_on(
+    tmp_path: Path, sign: signal.Signals, background: bool
+) -> None:
     suite, kept = suite_file(tmp_path, tasks=40, pause=0.1), tmp_path / "kept"
-    process = start(str(suite), "--model", "oracle", "--out", str(kept), "--concurrency", "2")
+    asked = (str(suite), "--model", "oracle", "--out", str(kept), "--concurrency", "2")
+    process = start(*asked, ignoring_interrupts=background)
     wait_until(process, lambda: len(stored(kept / "store.sqlite")) >= 4)
     process.send_signal(sign)
     out, err = process.communicate(timeout=PATIENCE)

@@ -48,6 +48,12 @@ def test_every_column_of_an_episode(store: RunStore) -> None:
     assert (found.prompt_tokens, found.tool_errors) == (summary.prompt_tokens, summary.tool_errors)
 
 
+def test_an_answer_that_is_no_text_is_read_as_one(store: RunStore) -> None:
+    run = store.begin_run("r", "", "import")
+    store.add_episode(run, "eval/maths", 0, "00000", 0, episode(info={"answer": 42}))
+    assert samples_of(store, run)[0].answer == "42"
+
+
 def test_a_time_out_is_wrong_and_a_fault_has_no_verdict(store: RunStore) -> None:
     run = store.begin_run("r", "", "eval")
     reasons = [

@@ -60,11 +60,10 @@ def test_a_digest_goes_with_what_it_was_taken_of() -> None:
 
 def test_what_decides_the_numbers() -> None:
     suite = load_suite("core")
-    for override in ("description=other", "limits.cost=1", "limits.seconds=9"):
+    for override in ("description=other", "limits.cost=1", "limits.seconds=9", "samples=2", "entries.sql.samples=3"):
         assert load_suite("core", [override]).decisive() == suite.decisive()
     for override in (
         "seed=1",
-        "samples=2",
         "version=2",
         "sampling.temperature=0",
         "limits.max_turns=1",

@@ -103,6 +103,8 @@ def test_problems_of_one_model_alone_are_listed() -> None:
     assert sorted(task.task_id for task in report.left_out) == ["t:1", "t:2", "t:3"]
     with pytest.raises(ConfigError, match="no judged problem in common"):
         measure_support(table({"t:0": [1]}), table({"t:1": [1]}))
+    neither = measure_support(table({"t:0": [1], "t:1": [None]}), table({"t:0": [1], "t:1": [None]}))
+    assert [task.task_id for task in neither.left_out] == ["t:1"]
 
 
 def test_right_answers_may_be_counted_one_by_one() -> None:

@@ -47,7 +47,7 @@ def trajectory(task: str, right: bool | None, member: int = 0, text: str = "84")
         metrics={} if right is None else {"correct": float(right), "odd": math.nan},
         seconds=2.0,
         branch=Branch(0, 1) if member else None,
-        info={"level": 2, "answer": "84"},
+        info={"level": 2, "answer": "84", "odd": [math.nan, -0.0, math.inf, 2**70]},
     )
 
 

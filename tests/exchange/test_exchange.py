@@ -9,12 +9,15 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from inspect_ai.log import read_eval_log
+from inspect_ai.analysis import samples_df
+from inspect_ai.log import EvalLog, list_eval_logs, read_eval_log
 
 from agentrl.errors import ConfigError
 from agentrl.exchange import export_run, form_of, import_run
 from agentrl.store import EpisodeRecord, RunStore
+from agentrl.trajectory import StopReason
 from tests.exchange.runs import ENV, HOSTILE, fill, trajectory
+from tests.store.episodes import plain
 
 
 @pytest.fixture
@@ -51,6 +54,17 @@ def test_json_lines_bring_everything_back_bit_for_bit(store: RunStore, tmp_path:
     kinds = [json.loads(line).get("kind") for line in again.read_bytes().splitlines()]
     assert sorted(kinds) == sorted(json.loads(line)["kind"] for line in file.read_bytes().splitlines())
     assert [path.name for path in file.parent.iterdir()] == ["trial.jsonl"]
+
+
+def test_lone_surrogates_of_a_judge_do_not_keep_a_run_from_coming_back(store: RunStore, tmp_path: Path) -> None:
+    run = store.run("trial").id
+    store.add_judgement(run, "train", 1, "g", 0, "judge", 0, True, "é \udc00 \x00 \u2028")
+    store.update_run(run, meta={"note": "\ud800"})
+    export_run(store, store.run("trial"), tmp_path / "f.jsonl")
+    with RunStore(tmp_path / "other.sqlite") as other:
+        again, _ = import_run(other, tmp_path / "f.jsonl")
+        assert [said.text for said in other.judgements(again.id, "train")] == ["é \ufffd \x00 \u2028"]
+        assert other.run(again.id).meta["note"] == "\ufffd"
 
 
 def test_one_phase_alone(store: RunStore, tmp_path: Path) -> None:
@@ -157,10 +171,20 @@ def test_a_parquet_table_holds_every_number(store: RunStore, tmp_path: Path) -> 
     assert table.schema.metadata[b"run"] == b"trial"
 
 
+def read_log(folder: Path, task: str) -> EvalLog:
+    """The log of this task as Inspect AI's own list of the folder finds it; its beginning alone says the same."""
+    (listed,) = (found for found in list_eval_logs(str(folder)) if found.task == task)
+    log, head = read_eval_log(listed), read_eval_log(listed, header_only=True)
+    assert (head.eval.task_id, head.results, head.stats) == (log.eval.task_id, log.results, log.stats)
+    return log
+
+
+@pytest.mark.filterwarnings("ignore:The inplace keyword")  # of Inspect AI, told by pandas
 def test_inspect_reads_its_logs(store: RunStore, tmp_path: Path) -> None:
     assert export_run(store, store.run("trial"), tmp_path / "logs", "inspect") == 7
-    assert sorted(path.name for path in (tmp_path / "logs").iterdir()) == ["trial_eval-base.json", "trial_train.json"]
-    log = read_eval_log(str(tmp_path / "logs" / "trial_eval-base.json"))
+    assert len(list((tmp_path / "logs").iterdir())) == 2
+    assert {listed.task for listed in list_eval_logs(str(tmp_path / "logs"))} == {"trial-eval-base", "trial-train"}
+    log = read_log(tmp_path / "logs", "trial-eval-base")
     assert (log.status, log.eval.task, log.eval.model) == ("success", "trial/eval/base", "agentrl/tiny")
     assert log.results is not None
     assert (log.results.total_samples, log.results.completed_samples) == (6, 5)
@@ -183,7 +207,9 @@ def test_inspect_reads_its_logs(store: RunStore, tmp_path: Path) -> None:
     assert not broken.scores
     usage = log.stats.model_usage["agentrl/tiny"]
     assert usage.output_tokens == 6 * 5
-    train = read_eval_log(str(tmp_path / "logs" / "trial_train.json"))
+    frame = samples_df(str(tmp_path / "logs"))
+    assert sorted(frame["score_reward"].dropna()) == [1.0] * 6
+    train = read_log(tmp_path / "logs", "trial-train")
     assert train.samples is not None
     assert train.samples[0].id == "train:5 1 g"
 
@@ -196,10 +222,44 @@ def test_an_episode_without_a_verdict_shows_its_reward_in_inspect(tmp_path: Path
             made.metrics, made.turns[0].reward, made.turns[1].reward = {}, reward, 0.0
             store.add_episode(run, "train", 1, "g", member, made)
         export_run(store, store.run("rewards"), tmp_path / "logs", "inspect")
-    log = read_eval_log(str(tmp_path / "logs" / "rewards_train.json"))
+    log = read_log(tmp_path / "logs", "rewards-train")
     assert log.results is not None and log.samples is not None
     assert [(score.name, score.metrics["mean"].value) for score in log.results.scores] == [("reward", 0.5)]
     assert [sample.scores["reward"].value for sample in log.samples if sample.scores] == [0.25, 0.75]
+
+
+def test_inspect_reads_whatever_an_episode_may_hold(tmp_path: Path) -> None:
+    """Every ending; rewards and durations that are no numbers; two groups of the same task."""
+    with RunStore(tmp_path / "s.sqlite") as store:
+        run = store.begin_run("odd", "")
+        for member, reason in enumerate(StopReason):
+            store.add_episode(run, "eval/a", 0, "g", member, plain(2, 1.0, stop_reason=reason, seconds=2.0))
+        for number, reward in enumerate((math.nan, math.inf, 0.5)):
+            lasted = plain(2, reward, stop_reason=StopReason.MAX_TURNS, seconds=math.nan)
+            store.add_episode(run, "eval/b", 0, f"g{number}", 0, lasted)
+        store.add_episode(run, "eval b", 0, "g", 0, plain(0, stop_reason=StopReason.TIMEOUT, seconds=math.nan))
+        assert export_run(store, store.run("odd"), tmp_path / "logs", "inspect") == len(StopReason) + 4
+    logs = [read_eval_log(listed) for listed in list_eval_logs(str(tmp_path / "logs"))]
+    every, rewards, timeout = sorted(logs, key=lambda log: -len(log.samples or []))
+    assert every.samples is not None and rewards.samples is not None and timeout.samples is not None
+    limits = {sample.metadata["stop_reason"]: sample.limit.type for sample in every.samples if sample.limit}
+    assert limits == {
+        "max_turns": "turn",
+        "max_tokens": "token",
+        "token_budget": "token",
+        "call_budget": "custom",
+        "timeout": "time",
+    }
+    assert {sample.metadata["stop_reason"] for sample in every.samples if sample.error} == {
+        str(reason) for reason in StopReason if reason.aborted
+    }
+    assert [(sample.id, sample.epoch) for sample in rewards.samples] == [("t", 1), ("t 0 g1", 1), ("t 0 g2", 1)]
+    values = [sample.scores["reward"].value for sample in rewards.samples if sample.scores]
+    assert values == ["nan", "inf", 0.5]
+    assert rewards.results is not None
+    assert rewards.results.scores[0].metrics["mean"].value == 0.5
+    assert (rewards.results.scores[0].unscored_samples, rewards.results.completed_samples) == (2, 3)
+    assert timeout.samples[0].limit is None  # nobody knows how long it took
 
 
 def test_the_form_follows_from_the_name() -> None:
@@ -215,6 +275,9 @@ def test_what_fails_leaves_no_file(store: RunStore, tmp_path: Path) -> None:
     def stop() -> None:
         raise KeyboardInterrupt
 
+    for form in ("jsonl", "parquet"):
+        with pytest.raises(ConfigError, match="is a folder; name a file"):
+            export_run(store, store.run("trial"), tmp_path, form)
     for name, form in (("a.jsonl", None), ("a.parquet", None), ("logs", "inspect")):
         with pytest.raises(KeyboardInterrupt):
             export_run(store, store.run("trial"), tmp_path / "out" / name, form, advance=stop)

@@ -280,3 +280,40 @@ def test_adapters_that_are_more_than_lora(base: Path, tmp_path: Path, change: di
     (folder / "adapter_config.json").write_text(json.dumps(settings))
     with pytest.raises(ModelError, match=r"stray.lora_A.weight fits nothing in its base"):
         open_weights(str(folder))
+
+
+def test_adapters_that_do_not_fit_their_base(base: Path, tmp_path: Path) -> None:
+    folder, place = tmp_path / "adapter", "base_model.model.model.layers.0.self_attn.q_proj"
+    folder.mkdir()
+    settings = {"peft_type": "LORA", "lora_alpha": 4, "base_model_name_or_path": str(base)}
+    (folder / "adapter_config.json").write_text(json.dumps(settings))
+    for a, b in (((2, 64), (32, 2)), ((2, 32), (64, 2)), ((2, 32), (32, 3))):
+        pair = {f"{place}.lora_A.weight": torch.zeros(a), f"{place}.lora_B.weight": torch.zeros(b)}
+        save_file(pair, folder / "adapter_model.safetensors")
+        with pytest.raises(ModelError, match=r"q_proj.lora_A.weight fits nothing in its base"):
+            open_weights(str(folder))
+    save_file({f"{place}.lora_B.weight": torch.zeros(32, 2)}, folder / "adapter_model.safetensors")
+    with pytest.raises(ModelError, match=r"q_proj.lora_B.weight fits nothing in its base"):
+        open_weights(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{bad", r"adapter_config.json cannot be read \(Expecting property name"),
+        ("[]", "adapter_config.json is no configuration of peft's"),
+        ('{"peft_type": "LORA", "lora_alpha": "much"}', "adapter_config.json is no configuration of peft's"),
+        (
+            '{"peft_type": "LORA", "base_model_name_or_path": "/nowhere/x"}',
+            "adapter': base model '/nowhere/x': there is",
+        ),
+        ('{"peft_type": "LORA", "base_model_name_or_path": "FOLDER"}', "its base .*adapter' is an adapter itself"),
+    ],
+)
+def test_a_wrong_adapter_is_one_line(tmp_path: Path, text: str, message: str) -> None:
+    folder = tmp_path / "adapter"
+    folder.mkdir()
+    (folder / "adapter_config.json").write_text(text.replace("FOLDER", str(folder)))
+    save_file({"x.lora_A.weight": torch.zeros(2, 4)}, folder / "adapter_model.safetensors")
+    with pytest.raises(ModelError, match=message):
+        open_weights(str(folder))

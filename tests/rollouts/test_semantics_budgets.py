@@ -4,6 +4,7 @@ A test that fails here means that a rule is broken: do not "fix" the test, and r
 
 29. An episode samples at most `max_tokens`; the turn that would exceed them is cut there, and then the environment
     judges what there is.
+    So in every engine's pace, and in branches, which have sampled what they copied.
 30. At most `tool_calls` calls are executed. They may be used up; a message that calls beyond them ends the episode, its
     first calls executed and the others not. Malformed calls are none.
 31. Without token ids both hold by what the endpoint counts; one that counts nothing cannot be held to `max_tokens`.
@@ -14,20 +15,22 @@ A test that fails here means that a rule is broken: do not "fix" the test, and r
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from agentrl.config import load_config
-from agentrl.engines.base import Capabilities, Engine, FinishReason, Reply, Sampling
+from agentrl.engines.base import Capabilities, Completion, Engine, FinishReason, Reply, Sampling
 from agentrl.env import ListedTasks, Task
 from agentrl.errors import ConfigError
 from agentrl.messages import Message, ToolCall, assistant, user
 from agentrl.replay import first_difference
+from agentrl.rollouts.branching import BranchAtTurns
 from agentrl.tool_env import Episode, ToolEnv, Verdict
 from agentrl.trajectory import StopReason, Trajectory
-from tests.rollouts.fakes import FakeEngine, World, context_of, requests
-from tests.rollouts.semantics import TimedEnv, in_virtual_time, only, play
+from tests.rollouts.fakes import FakeEngine, LockstepEngine, World, context_of, requests
+from tests.rollouts.semantics import TimedEngine, TimedEnv, in_virtual_time, only, play
 
 
 class Talker(Engine):
@@ -93,8 +96,20 @@ async def counted(engine: Talker, **limits: Any) -> tuple[Trajectory, Counter]:
     return only(await play(context, requests(1, 1))), env
 
 
+async def branched(engine: Engine, make_env: Any, **limits: Any) -> list[Trajectory]:
+    """A member that begins at the start, and one that branches off it after the first turn."""
+    rollout = BranchAtTurns(context_of(World(), engine, make_env, **limits), turns=[1], roots=1)
+    return [episode async for group in rollout.run(requests(1, 2)) for episode in group.trajectories]
+
+
 class Long(TimedEnv):
     turns = 50
+
+    async def asnapshot(self) -> Any:
+        return self.left, self.turn, self.seed
+
+    async def arestore(self, state: Any) -> None:
+        self.left, self.turn, self.seed = state
 
 
 # -- 29 ----------------------------------------------------------------------------------------------------------------
@@ -115,6 +130,35 @@ async def test_29_no_episode_samples_more_than_its_tokens(budget: int) -> None:
     ]
     assert episode.prompt_tokens == sum(len(prompt) for _, prompt, _ in engine.calls)
     assert episode.context_lengths() == [len(prompt) for _, prompt, _ in engine.calls]
+
+
+@in_virtual_time
+@pytest.mark.parametrize("engine", [FakeEngine, LockstepEngine, TimedEngine])
+async def test_29_at_every_engines_pace(engine: type[FakeEngine]) -> None:
+    world = World(latency=0.5)
+    limits = {"max_tokens": 20, "max_turns": 40, "concurrency": 3}
+    groups = await play(context_of(world, engine(), lambda: Long(world), **limits), requests(4, 2))
+    episodes = [episode for group in groups for episode in group.trajectories]
+    assert len(episodes) == 8
+    assert all((one.completion_tokens, one.stop_reason) == (20, StopReason.TOKEN_BUDGET) for one in episodes)
+
+
+async def test_29_a_branch_has_sampled_what_it_copied() -> None:
+    world, engine = World(), FakeEngine()
+    parent, branch = await branched(engine, lambda: Long(world), max_tokens=20, max_turns=40)
+    assert branch.branch is not None and branch.turns[0].sampled_ids == parent.turns[0].sampled_ids
+    assert len(parent.turns) > 1 and branch.turns[1].sampled_ids != parent.turns[1].sampled_ids
+    for episode in (parent, branch):
+        assert (episode.completion_tokens, episode.stop_reason) == (20, StopReason.TOKEN_BUDGET)
+
+
+@pytest.mark.parametrize("limit", ["max_tokens", "max_context"])
+async def test_29_nothing_branches_off_an_episode_that_cannot_go_on(limit: str) -> None:
+    """It would be a copy: the seat is played from the start."""
+    world, engine = World(), FakeEngine()
+    episodes = await branched(engine, lambda: Long(world), **{limit: {"max_tokens": 1, "max_context": 20}[limit]})
+    assert [(len(one.turns), one.branch) for one in episodes] == [(1, None)] * 2
+    assert episodes[0].turns[0].sampled_ids != episodes[1].turns[0].sampled_ids
 
 
 # -- 30 ----------------------------------------------------------------------------------------------------------------
@@ -153,6 +197,26 @@ async def test_30_no_call_at_all() -> None:
     assert (env.called, episode.stop_reason) == ([], StopReason.CALL_BUDGET)
 
 
+async def test_30_the_environment_may_end_it_with_the_calls_that_are_left() -> None:
+    class Closing(Counter):
+        def __init__(self) -> None:
+            super().__init__()
+            self.max_turns = 1
+
+    env = Closing()
+    context = context_of(World(), Talker([calls(1, 2, 3)]), lambda: env, tool_calls=2)
+    episode = only(await play(context, requests(1, 1)))
+    assert (env.called, episode.stop_reason) == ([1, 2], StopReason.MAX_TURNS)
+    assert await first_difference(Closing(), episode) is None
+
+
+async def test_30_a_branch_has_used_the_calls_that_it_copied() -> None:
+    messages = [calls(1), calls(2), calls(3), assistant("done")]
+    for episode in await branched(Talker(messages), Counter, tool_calls=2):
+        assert sum(len(turn.tool_calls) for turn in episode.turns) == 2
+        assert (len(episode.turns), episode.stop_reason) == (3, StopReason.CALL_BUDGET)
+
+
 async def test_30_malformed_calls_are_none() -> None:
     episode, env = await counted(Talker([calls('"x"'), calls(1), calls(2), assistant("done")]), tool_calls=2)
     assert env.called == [1, 2]
@@ -175,10 +239,33 @@ async def test_31_an_endpoint_is_held_to_what_it_counts() -> None:
     assert len(episode.turns) == 3
 
 
+async def test_31_a_branch_counts_for_itself() -> None:
+    engine = Talker([calls(1), calls(2), assistant("done")])
+    parent, branch = await branched(engine, Counter, max_context=600)
+    assert branch.branch is not None
+    for episode in (parent, branch):
+        assert episode.info["usage"] == {"prompt_tokens": 100 + 300 + 500, "completion_tokens": 30}
+    engine.asked.clear()
+    await branched(engine, Counter, max_context=350, max_turns=2)
+    assert sorted(sampling.max_tokens for sampling in engine.asked) == [240, 240, 256]
+
+
+async def test_31_a_branch_has_its_own_entropies() -> None:
+    class Surprised(FakeEngine):
+        def complete(self, prompt_ids: Sequence[int], sampling: Sampling) -> Completion:
+            completion = super().complete(prompt_ids, sampling)
+            return replace(completion, entropies=[float(token) for token in completion.ids])
+
+    world = World()
+    for episode in await branched(Surprised(), lambda: Long(world), max_turns=3):
+        means = [sum(turn.sampled_ids) / len(turn.sampled_ids) for turn in episode.turns]
+        assert episode.info["token_entropy"] == means and len(means) == 3
+
+
 async def test_31_one_that_counts_nothing() -> None:
     episode, _ = await counted(Talker([calls(1), assistant("done")], counts=False))
     assert (episode.completion_tokens, episode.prompt_tokens) == (None, None)
-    with pytest.raises(ConfigError, match="max_tokens: the endpoint does not say how many tokens"):
+    with pytest.raises(ConfigError, match=r"does not say how many tokens .*; lift that limit \(max_tokens=null\)"):
         await counted(Talker([assistant("done")], counts=False), max_tokens=100)
 
 

@@ -22,6 +22,13 @@ def records(tmp_path: Path, sinks: str, step: int = 0) -> RunRecords:
     return opened
 
 
+def scalars(tmp_path: Path, phase: str, name: str) -> list[tuple[int, float]]:
+    """Steps and values as TensorBoard reads them from the phase's files."""
+    events = EventAccumulator(str(tmp_path / "trial" / "tensorboard" / phase))
+    events.Reload()
+    return [(event.step, event.value) for event in events.Scalars(f"{phase}/{name}")]
+
+
 def test_tensorboard_reads_every_metric_and_a_resumed_run_replaces_later_steps(tmp_path: Path) -> None:
     first = records(tmp_path, "[tensorboard]")
     first.log("eval/base", 0, {"accuracy": 0.25})
@@ -32,11 +39,30 @@ def test_tensorboard_reads_every_metric_and_a_resumed_run_replaces_later_steps(t
     second.rewind(2)
     second.log("train", 3, {"loss": 9.0})
     second.close()
-    events = EventAccumulator(str(tmp_path / "trial" / "tensorboard"))
-    events.Reload()
-    assert [(event.step, event.value) for event in events.Scalars("train/loss")] == [(1, 0.125), (2, 0.25), (3, 9.0)]
-    assert [(event.step, event.value) for event in events.Scalars("eval/base/accuracy")] == [(0, 0.25)]
-    assert math.isnan(events.Scalars("train/bad")[0].value)
+    assert scalars(tmp_path, "train", "loss") == [(1, 0.125), (2, 0.25), (3, 9.0)]
+    assert scalars(tmp_path, "eval/base", "accuracy") == [(0, 0.25)]
+    assert math.isnan(scalars(tmp_path, "train", "bad")[0][1])
+
+
+def test_a_run_that_is_resumed_before_its_first_step_keeps_its_warm_start(tmp_path: Path) -> None:
+    first = records(tmp_path, "[tensorboard]")
+    for step in (1, 2):
+        first.log("warm_start", step, {"loss": step / 2})
+    for step in (1, 2):
+        first.log("train", step, {"loss": step / 8})
+    first.close()
+    second = records(tmp_path, "[tensorboard]", step=0)
+    second.rewind(0)
+    second.log("train", 1, {"loss": 9.0})
+    second.close()
+    assert scalars(tmp_path, "warm_start", "loss") == [(1, 0.5), (2, 1.0)]
+    assert scalars(tmp_path, "train", "loss") == [(1, 9.0)]
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_the_run_begins(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match=r"sink 'tensorboard': .*cannot be written: Not a directory"):
+        records(tmp_path, f"[{{name: tensorboard, folder: {tmp_path}/file/board}}]")
 
 
 def test_weights_and_biases_offline_holds_every_metric(tmp_path: Path) -> None:

@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
+from agentrl.cli.store import export_command, import_command
 from agentrl.config import RunConfig
 from agentrl.errors import ConfigError, StoreError
 from agentrl.records import RunRecords, check_new, check_store
 from agentrl.store import RunStore
-from agentrl.store.folder import open_folder, place_of, runs_of
+from agentrl.store.folder import open_folder, open_place, place_of, runs_of
 from tests.store.episodes import plain
 
 SECRET = "s3cret"
@@ -71,6 +72,20 @@ def test_the_place_of_a_store_hides_the_password(place: str) -> None:
     with RunStore(with_password) as store:
         assert SECRET not in store.place
         assert store.place == place if "://" not in place else ":***@" in store.place
+
+
+def test_export_and_import_do_not_show_the_password(
+    place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with_password, file = place.replace("@", f":{SECRET}@", 1), tmp_path / "made.jsonl"
+    file.write_text(f'{{"trajectory": {plain(1).to_json()}}}\n')
+    import_command(file, with_password)
+    import_command(file, with_password, "again")
+    with pytest.raises(ConfigError, match="holds 2 runs; choose one by --run") as caught:
+        export_command(with_password, tmp_path / "out.jsonl")
+    said = capsys.readouterr()
+    assert "1 episodes of again" in said.out
+    assert SECRET not in said.out + said.err + str(caught.value)
 
 
 READER = """
@@ -150,6 +165,26 @@ def test_a_password_does_not_get_into_a_configuration_that_is_written_down(tmp_p
     with pytest.raises(StoreError, match="'mysql' is not supported"):
         check_store(RunConfig(out=tmp_path, store=f"mysql://u:{SECRET}@host/db"))
     assert list(tmp_path.iterdir()) == []
+
+
+def test_to_look_at_a_place_makes_nothing(place: str, tmp_path: Path) -> None:
+    missing = f"sqlite:///{tmp_path}/missing.sqlite"
+    with pytest.raises(StoreError, match="does not exist; name a run's folder"):
+        open_place(missing)
+    (tmp_path / "config.yaml").write_text(f"store: {missing}\n")
+    with pytest.raises(StoreError, match=r"missing\.sqlite', which is not there"):
+        open_place(tmp_path)
+    if "://" not in place:
+        Path(place).touch()
+    with pytest.raises(StoreError, match="is empty: nothing has been written to it yet"):
+        open_place(place)
+    if "://" not in place:
+        assert Path(place).stat().st_size == 0
+    with pytest.raises(StoreError, match="is empty"):
+        RunStore(place, make=False)
+    RunStore(place).close()
+    open_place(place).close()
+    assert not (tmp_path / "missing.sqlite").exists()
 
 
 def test_a_folder_without_a_run_is_one_line(tmp_path: Path) -> None:

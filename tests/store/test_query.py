@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
+from sqlalchemy import event
 
 from agentrl.errors import StoreError
 from agentrl.store import EpisodeQuery, EpisodeSummary, RunStore
+from agentrl.store import query as queries
 from agentrl.store.query import SORTS
+from agentrl.store.schema import ORDERED
 from agentrl.trajectory import StopReason, ToolCallRecord
 from tests.store.episodes import INF, NAN, plain
 
@@ -100,6 +105,60 @@ def test_pages_are_the_whole_order_once(store: RunStore, sort: str) -> None:
             assert store.neighbours(here, query) == (before, after)
 
 
+WIDE: list[dict[str, object]] = [
+    {},
+    {"phase": "train"},
+    {"correct": False},
+    {"phase": "train", "correct": "none"},
+]
+"""Filters beside which an index gives the order."""
+NARROW = {
+    "episodes_task": [{"task_id": "train:3"}, {"task_id": "train:3", "phase": "train"}],
+    "sqlite_autoindex_episodes": [{"phase": "train", "step": 2}, {"phase": "train", "step": 2, "group": "g1"}],
+    "episodes_run": [{"stop_reason": "max_turns"}, {"level": 2}, {"text": "n:3"}, {"errors": True}, {"min_turns": 2}],
+}
+"""Filters that leave few rows by the index that leads to them."""
+
+
+def ways(store: RunStore, query: EpisodeQuery, ask: Callable[..., object] = queries.page) -> list[str]:
+    """How SQLite means to find a page: a line for each statement."""
+    with store._reading() as connection:
+        statements: list[tuple[str, Any]] = []
+        keep = lambda *args: statements.append((args[2], args[3]))  # noqa: E731
+        event.listen(connection, "before_cursor_execute", keep)
+        ask(connection, query)
+        event.remove(connection, "before_cursor_execute", keep)
+        return [
+            " | ".join(str(row[3]) for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", values))
+            for text, values in statements
+            if text.startswith("SELECT")
+        ]
+
+
+@pytest.mark.parametrize("place", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("sort", SORTS)
+def test_a_page_neither_sorts_the_run_nor_walks_through_it_in_another_order(store: RunStore, sort: str) -> None:
+    run = fill(store)
+    for descending in (False, True):
+        query = EpisodeQuery(run, sort=sort, descending=descending)  # type: ignore[arg-type]
+        wide = WIDE if sort in ORDERED else [{}, {"phase": "train"}] if sort == "id" else []
+        for filters in wide:
+            for way in ways(store, replace(query, **filters)):  # type: ignore[arg-type]
+                assert "TEMP B-TREE" not in way, filters
+        if sort in ("id", "step"):
+            continue
+        for index, cases in NARROW.items():
+            for filters in cases:
+                for way in ways(store, replace(query, **filters)):  # type: ignore[arg-type]
+                    assert way.startswith(f"SEARCH episodes USING INDEX {index}"), (filters, way)
+    of_group = EpisodeQuery(run, phase="train", step=2, group="g1", sort=sort)  # type: ignore[arg-type]
+    assert all("sqlite_autoindex_episodes" in way for way in ways(store, of_group))
+    (counted,) = ways(store, EpisodeQuery(run, level=2), queries.count)
+    assert counted.startswith("SEARCH episodes USING INDEX episodes_run")
+    bounded = EpisodeQuery(run, min_reward=0.0, sort="id")
+    assert ["TEMP B-TREE" in way for way in ways(store, bounded)] == [False]
+
+
 def test_neighbours_stay_within_the_filter(store: RunStore) -> None:
     run = fill(store)
     query = EpisodeQuery(run, correct=True, sort="reward", limit=1000)
@@ -136,6 +195,8 @@ def test_a_wrong_order_or_cursor_is_one_line(store: RunStore) -> None:
         (EpisodeQuery(run, after="x"), "after='x' is no cursor of the order 'id'"),
         (EpisodeQuery(run, after="1.5,2"), "no cursor"),
         (EpisodeQuery(run, sort="reward", after="1.0,"), "no cursor"),
+        (EpisodeQuery(run, after=f"{2**63},1"), "no cursor"),
+        (EpisodeQuery(run, sort="reward", after=f"1.0,{-(2**63)}"), "no cursor"),
     ):
         with pytest.raises(StoreError, match=expected) as caught:
             store.page(query)

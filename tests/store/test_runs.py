@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -40,6 +41,17 @@ def test_a_run_that_is_not_there_is_one_line_with_the_nearest_name(store: RunSto
     for act in (lambda: store.run(99), lambda: store.update_run(99, status="failed")):
         with pytest.raises(StoreError, match="99"):
             act()
+
+
+def test_a_name_is_claimed_by_one_store_at_a_time(place: str) -> None:
+    with RunStore(place) as first, RunStore(place) as second:
+        assert first.claim("a") and second.claim("b")
+        assert not second.claim("a") and not first.claim("b")
+        second.begin_run("a", "")  # it binds those alone who ask
+        first.close()
+        assert second.claim("a")
+    with RunStore(place) as third:
+        assert third.claim("a") and third.claim("b")
 
 
 def test_a_run_that_is_removed_takes_all_of_it_along(store: RunStore) -> None:
@@ -103,6 +115,19 @@ def test_tasks_come_back_and_are_replaced(store: RunStore) -> None:
     assert changed is not None and (changed.split, changed.level, changed.gold) == ("test", None, "new")
     for owner, env_id, task_id in ((run, "env", "train:3"), (run, "other", "train:1"), (other, "env", "train:1")):
         assert store.task(owner, env_id, task_id) is None
+
+
+def test_writers_of_the_same_tasks_wait_for_each_other(place: str) -> None:
+    tasks = [TaskRecord(f"train:{index:03d}") for index in range(80)]
+    with RunStore(place) as one, RunStore(place) as other, ThreadPoolExecutor(2) as threads:
+        run = one.begin_run("a", "")
+
+        def write(store: RunStore, order: list[TaskRecord]) -> None:
+            for _ in range(15):
+                store.add_tasks(run, "env", order)
+
+        for done in [threads.submit(write, one, tasks), threads.submit(write, other, tasks[::-1])]:
+            done.result(60)
 
 
 def test_a_task_that_is_not_json_is_one_line(store: RunStore) -> None:

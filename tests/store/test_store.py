@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import multiprocessing
 import os
@@ -16,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from agentrl.errors import ConfigError, StoreError
-from agentrl.store import PAGE, EpisodeQuery, RunStore
+from agentrl.store import PAGE, EpisodeQuery, RunStore, TaskRecord, database
 from agentrl.store.codec import SHOWN
 from agentrl.trajectory import StopReason
 from tests.store.episodes import INF, NAN, episode
@@ -250,7 +251,7 @@ def test_what_is_no_store_is_refused_in_one_line(tmp_path: Path, prepare: object
         RunStore(file)
     assert "\n" not in str(caught.value)
     assert str(file) in str(caught.value)
-    if prepare is _text:
+    if prepare in (_foreign, _text):
         assert file.read_bytes() == before
 
 
@@ -259,6 +260,9 @@ def test_what_is_no_store_is_refused_in_one_line(tmp_path: Path, prepare: object
     [
         ("sqlite://", "in memory"),
         ("sqlite:///:memory:", "in memory"),
+        (":memory:", "in memory"),
+        ("sqlite:///file:runs?mode=memory&uri=true", "in memory"),
+        ("sqlite:///file::memory:?uri=true", "in memory"),
         ("nosuch://host/db", "nosuch"),
         ("/no/such/folder/store.sqlite", "unable to open database file"),
     ],
@@ -276,6 +280,20 @@ def test_a_store_that_cannot_be_written_says_so(tmp_path: Path) -> None:
         reader.begin_run("a", "")
 
 
+def test_a_store_that_another_process_holds_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "store.sqlite"
+    RunStore(file).close()
+    monkeypatch.setattr(database, "BUSY_SECONDS", 0.1)
+    with contextlib.closing(sqlite3.connect(file, isolation_level=None)) as other, RunStore(file) as store:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StoreError, match="is locked: another process has held it for 0 seconds") as caught:
+            store.begin_run("a", "")
+        assert "\n" not in str(caught.value)
+        assert store.runs() == []
+        other.execute("ROLLBACK")
+        store.begin_run("a", "")
+
+
 def test_a_damaged_record_names_its_episode(tmp_path: Path) -> None:
     file = tmp_path / "store.sqlite"
     with RunStore(file) as store:
@@ -286,6 +304,50 @@ def test_a_damaged_record_names_its_episode(tmp_path: Path) -> None:
         (read,) = store.episodes(run)
         with pytest.raises(StoreError, match="train step 4 group g member 2 is damaged"):
             _ = read.trajectory
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("UPDATE judgements SET text = x'00'", "judgement 3 of judge of episode 1 is damaged"),
+        ("UPDATE runs SET meta = '{'", "the meta of run 'a' is damaged"),
+        ("UPDATE tasks SET opening = '[1]'", "task 't' is damaged"),
+        ("UPDATE episodes SET stop_reason = 'bored'", "episode 1 is damaged: 'bored' is not a valid StopReason"),
+    ],
+)
+def test_whatever_is_damaged_is_one_line(tmp_path: Path, change: str, expected: str) -> None:
+    file = tmp_path / "store.sqlite"
+    with RunStore(file) as store:
+        run = store.begin_run("a", "")
+        store.add_tasks(run, "env", [TaskRecord("t")])
+        store.add_episode(run, "train", 4, "g", 2, episode())
+        store.add_judgement(run, "train", 4, "g", 2, "judge", 3, True, "yes")
+        with sqlite3.connect(file) as connection:
+            connection.execute(change)
+        with pytest.raises(StoreError, match=expected) as caught:
+            store.judgements(run), store.runs(), store.task(run, "env", "t"), store.page(EpisodeQuery(run))
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kept", [0.1, 0.5, 0.9])
+def test_a_file_that_is_cut_is_one_line(tmp_path: Path, kept: float) -> None:
+    file = tmp_path / "store.sqlite"
+    with RunStore(file) as store:
+        run = store.begin_run("a", "")
+        for member in range(100):
+            store.add_episode(run, "train", 1, "g", member, episode(text=f"{member}" * 200))
+    whole = file.read_bytes()
+    file.write_bytes(whole[: int(len(whole) * kept)])
+    with pytest.raises(StoreError, match="malformed") as caught, RunStore(file) as store:
+        list(store.episodes(1))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_number_beyond_64_bits_is_one_line(store: RunStore) -> None:
+    for act in (lambda: store.run(2**70), lambda: store.episode(2**70)):
+        with pytest.raises(StoreError) as caught:
+            act()
+        assert "\n" not in str(caught.value)
 
 
 def test_a_record_is_written_compressed(tmp_path: Path) -> None:

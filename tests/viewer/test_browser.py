@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,6 +15,9 @@ from agentrl.store import RunStore
 from agentrl.trajectory import Trajectory
 from tests.viewer.browsing import Visit, launched, served
 from tests.viewer.synthetic import ENV, episode, make_evaluation, training_metrics
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Route
 
 pytestmark = pytest.mark.browser
 RUN = "/runs/first/1"
@@ -54,6 +58,11 @@ def real_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_every_page_of_a_real_run_loads_without_a_complaint(browser, real_run: Path) -> None:
+    with RunStore(real_run / "real" / "store.sqlite") as store:
+        paid = (
+            (played.id, [value for turn in played.advantages or () for value in turn]) for played in store.episodes(1)
+        )
+        trained = next(number for number, values in paid if any(values))
     with served(real_run) as address:
         for scheme in ("light", "dark"):
             tab = Visit(browser, address).open(color_scheme=scheme)
@@ -67,6 +76,9 @@ def test_every_page_of_a_real_run_loads_without_a_complaint(browser, real_run: P
             tab.page.wait_for_selector("#turn-1 [data-sampled] .t")
             assert "<tool_call>" in tab.page.locator("#turn-1 [data-sampled]").inner_text()
             assert tab.page.locator(".tokens .id").count() == 0
+            tab.to(f"{run}/episodes/{trained}?tokens=advantage").wait_for_selector("[data-sampled] .t")
+            assert tab.page.locator("[data-sampled] .t[class*=' p'], [data-sampled] .t[class*=' m']").count() > 0
+            assert tab.page.locator(".margin dt:has-text('Advantage')").count() > 0
             tab.close()
 
 
@@ -109,6 +121,9 @@ def test_filters_change_the_address_and_the_table(visit: Visit) -> None:
     page.check("input[name=errors]")
     page.wait_for_url("**errors=1**")
     assert page.locator("tbody tr").count() == 3
+    page.evaluate("document.querySelector('form').addEventListener('submit', (event) => event.preventDefault())")
+    page.click("button:has-text('Filter')")
+    assert page.locator("form.filters :disabled").count() == 0  # a page that is kept for going back can be used again
 
 
 def test_heads_sort(visit: Visit) -> None:
@@ -257,6 +272,18 @@ def test_tokens_are_coloured_and_explained(visit: Visit) -> None:
     assert "tokens=" not in visit.address()
 
 
+def test_colours_that_were_chosen_before_the_scripts_ran_are_shown(visit: Visit) -> None:
+    held: list[Route] = []
+    visit.page.route("**/static/tokens.js", lambda route: held.append(route))
+    visit.page.goto(f"{visit.base}{RUN}/episodes/1")
+    visit.page.check("input[value=probability]")
+    visit.page.wait_for_timeout(300)
+    for route in held:
+        route.continue_()
+    visit.page.wait_for_selector("#turn-1 [data-sampled] .t")
+    assert "tokens=probability" in visit.address()
+
+
 def test_the_next_episode_has_the_same_colours(visit: Visit) -> None:
     page = visit.to(f"{RUN}/episodes/1?phase=train")
     page.keyboard.press("t")
@@ -294,6 +321,96 @@ def test_a_run_is_followed_while_it_is_written(browser, tmp_path: Path) -> None:
             writer.join()
             tab.close()
             table.close()
+
+
+def test_pages_that_were_empty_fill_by_themselves(browser, tmp_path: Path) -> None:
+    with RunStore(tmp_path / "store.sqlite") as store, served(tmp_path) as address:
+        listed, shown = Visit(browser, address).open(), Visit(browser, address).open()
+        listed.to("/").wait_for_selector("text=No run yet")
+        run = store.begin_run("live", "name: live\nsteps: 30\n")
+        store.log(run, "train", 1, training_metrics(1, 30))
+        shown.to(f"/runs/{tmp_path.name}/1")
+        assert shown.page.locator("#tiles").is_hidden() and shown.page.locator("#evaluations").is_hidden()
+        store.log(run, "eval/trained", 30, {"accuracy": 0.5})
+        shown.page.wait_for_selector(".tile:has-text('50.0 %')")
+        assert shown.page.locator("#evaluations").is_visible()
+        listed.page.wait_for_selector("[data-compare]", timeout=30_000)  # with the scripts of a page that has runs
+        listed.page.focus("input[name=run]")
+        store.begin_run("later", "")
+        listed.page.wait_for_selector("text=2 runs", timeout=30_000)
+        assert listed.page.evaluate("document.activeElement.value") == f"{tmp_path.name}:1"
+        listed.close()
+        shown.close()
+
+
+def test_curves_of_a_run_that_was_resumed_are_the_new_ones(browser, tmp_path: Path) -> None:
+    rewards = "async () => { await window.run.refresh(); return window.run.phases.train.metrics.reward; }"
+    with RunStore(tmp_path / "store.sqlite") as store, served(tmp_path) as address:
+        run = store.begin_run("r", "")
+        store.log(run, "train", 1, {"reward": 1.0})
+        tab = Visit(browser, address).open()
+        tab.to("/").evaluate(
+            "async (key) => { window.run = new (await import('/static/series.js')).Run(key); }", f"{tmp_path.name}:1"
+        )
+        assert tab.page.evaluate(rewards) == [[1, 1]]
+        store.log(run, "train", 1, {"late": 1.0})
+        for step in (2, 3):
+            store.log(run, "train", step, {"reward": float(step)})
+        assert tab.page.evaluate(rewards) == [[1, 1], [2, 2], [3, 3]]
+        assert tab.page.evaluate("window.run.phases.train.metrics.late") == [[1, 1]]
+        store.discard_after(run, 1, ["train"])
+        for step in (2, 3, 4):
+            store.log(run, "train", step, {"reward": step + 0.5})
+        assert tab.page.evaluate(rewards) == [[1, 1], [2, 2.5], [3, 3.5], [4, 4.5]]
+        assert tab.page.evaluate("async () => window.run.refresh()") is False  # nothing is new
+        tab.close()
+
+
+def test_a_run_that_cannot_be_read_does_not_stop_the_others(browser, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        with RunStore(tmp_path / name / "store.sqlite") as store:
+            store.log(store.begin_run(name, ""), "train", 1, {"reward": 1.0})
+    with served(tmp_path) as address, RunStore(tmp_path / "a" / "store.sqlite") as store:
+        tab = Visit(browser, address).open()
+        page = tab.to("/compare?run=a:1&run=b:1")
+        page.wait_for_selector(".chart[data-metric=reward] .mark", state="attached")
+        page.route("**/data/b/**", lambda route: route.fulfill(status=503, json={"error": "locked"}))
+        store.log(1, "train", 2, {"reward": 2.0})
+        page.wait_for_selector(".chart[data-metric=reward] .line", state="attached")
+        assert set(tab.complaints) == {
+            "Failed to load resource: the server responded with a status of 503 (Service Unavailable)"
+        }
+        tab.complaints.clear()
+        page.unroute_all()
+        tab.close()
+
+
+def test_an_episode_without_the_wanted_colours_still_has_the_others(visit: Visit) -> None:
+    page = visit.to("/runs/hostile/1/episodes/1?tokens=advantage")
+    assert page.is_disabled("input[value=advantage]") and page.is_checked("input[value=text]")
+    assert "tokens=advantage" in (page.get_attribute(".pager a", "href") or "")  # the next one may have them
+    page.check("input[value=probability]")
+    page.wait_for_selector("#turn-1 [data-sampled] .t")
+
+
+def test_numbers_and_answers_are_not_cut_off(browser, tmp_path: Path) -> None:
+    with RunStore(tmp_path / "store.sqlite") as store, served(tmp_path) as address:
+        run = store.begin_run("r", "")
+        for step in (1, 2):
+            store.log(run, "train", step, {"lr": 1e-5, "reward": -123456.0 * step})
+        played = episode(0, 0)
+        played.info["answer"] = "SELECT DISTINCT products.category FROM items JOIN products USING (product_identifier)"
+        store.add_episode(run, "eval/reasoning", 0, "00000", 0, played)
+        tab = Visit(browser, address).open(viewport={"width": 1280, "height": 720})
+        page = tab.to(f"/runs/{tmp_path.name}/1")
+        for metric in ("lr", "reward"):
+            page.wait_for_selector(f".chart[data-metric={metric}] .line", state="attached")
+        left = "texts => Math.min(...texts.map(text => text.getBBox().x))"
+        assert page.eval_on_selector_all(".plot text.y", left) >= 0
+        page = tab.to(f"/runs/{tmp_path.name}/1/episodes")
+        assert page.eval_on_selector(".scroll", "box => box.scrollWidth <= box.clientWidth")
+        tab.close()
 
 
 def test_dark_and_light_follow_the_browser_and_the_toggle(browser, base: str) -> None:
@@ -395,7 +512,7 @@ def test_the_numbers_of_a_chart(visit: Visit) -> None:
             logs: s.logTicks(0.002, 300, 9), smooth: s.smooth(line, 0.5).map((point) => point[1]),
             bounds: s.bounds([0, 10], false), flatBounds: s.bounds([5, 5], false), none: s.bounds([-1, 0], true),
             middle: s.scale(1, 100, 0, 10, true)(10), nearest: [-5, 0.4, 1.6, 9].map((x) => s.nearest(line, x)),
-            short: [0, 1234, 1e-7, -0.25, 123456789, null, NaN].map(s.short),
+            short: [0, 1234, 1e-7, -0.25, -2e-9, 123456789, null, NaN].map(s.short),
         };
     }""")
     assert found["ticks"] == [0.25, 0.5, 0.75] and found["whole"] == [0, 20, 40, 60, 80, 100] and found["flat"] == [3]
@@ -405,4 +522,4 @@ def test_the_numbers_of_a_chart(visit: Visit) -> None:
     assert found["smooth"] == pytest.approx(wanted)
     assert found["bounds"] == pytest.approx([0, 10.6]) and found["flatBounds"] == pytest.approx([4.5, 5.5])
     assert found["none"] is None and found["middle"] == pytest.approx(5) and found["nearest"] == [0, 0, 2, 2]
-    assert found["short"] == ["0", "1,234", "1e\u22127", "\u22120.25", "1.23e8", "\u2013", "\u2013"]
+    assert found["short"] == ["0", "1,234", "1e\u22127", "\u22120.25", "\u22122e\u22129", "1.23e8", "\u2013", "\u2013"]

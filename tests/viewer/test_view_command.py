@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from agentrl.errors import StoreError
 from agentrl.store import RunStore
 
 
@@ -85,6 +86,44 @@ def test_an_address_of_another_machine_is_one_line(agentrl, store: Path) -> None
     assert shown.code == 2
     assert "shows every episode to whoever can reach this machine" in shown.err
     assert "203.0.113.7:8321 cannot be served on" in shown.err
+
+
+@pytest.mark.parametrize("host", ["x" * 70, "a..b", ""])
+def test_what_can_be_no_address_is_one_line(agentrl, store: Path, host: str) -> None:  # type: ignore[no-untyped-def]
+    shown = agentrl("view", str(store), "--host", host, "--no-browser")
+    assert shown.code == 2
+    assert shown.err.splitlines()[-1].startswith(f"error: --host {host!r} is no address of this machine: ")
+
+
+def test_a_folder_that_may_not_be_looked_into_is_passed_over(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Root may look everywhere, so the system's answer is a made-up one."""
+    from agentrl.viewer.catalog import find_places
+
+    (store.parent / "locked").mkdir()
+    stat = os.stat
+
+    def refusing(path: object, **settings: bool) -> os.stat_result:
+        if "locked" in str(path):
+            raise PermissionError(13, "Permission denied", str(path))
+        return stat(path, **settings)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(os, "stat", refusing)
+    assert [place.title for place in find_places(str(store.parent))] == ["run"]
+    with pytest.raises(StoreError, match="no such file or folder that you may read"):
+        find_places(str(store.parent / "locked"))
+
+
+def test_one_store_that_cannot_be_brought_up_to_date_leaves_the_others_in_view(agentrl, store: Path) -> None:  # type: ignore[no-untyped-def]
+    (store.parent / "bad").mkdir()
+    (store.parent / "bad" / "store.sqlite").write_bytes(b"nonsense" * 500)
+    with socket.socket() as taken:  # so that the command ends
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        shown = agentrl("view", str(store.parent), "--migrate", "--no-browser", "--port", str(port))
+    assert "warning: --migrate left one store as it is" in shown.err and "bad/store.sqlite" in shown.err
+    assert f"127.0.0.1:{port} cannot be served on" in shown.err
+    agentrl("view", str(store.parent / "bad"), "--migrate").fails_in_one_line("not a database")
 
 
 def test_a_folder_that_cannot_be_written_is_read(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:

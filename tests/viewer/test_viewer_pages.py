@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import random
 import re
 import shutil
 import sqlite3
+import time
 from dataclasses import fields
 from pathlib import Path
 from urllib.parse import unquote, urlencode
@@ -14,14 +16,19 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from agentrl.evaluation.samples import samples_of
 from agentrl.store import EpisodeQuery, RunStore
-from agentrl.trajectory import Trajectory
+from agentrl.trajectory import StopReason, Trajectory
+from agentrl.viewer.beside import laid_out
 from agentrl.viewer.data import POINTS
 from agentrl.viewer.filters import Filters
+from agentrl.viewer.runs import SILENT_AFTER
+from agentrl.viewer.templating import figure
 from tests.viewer.conftest import Site
 from tests.viewer.synthetic import ENV, episode, make_evaluation, policy_turn
 
 RUN = "/runs/first/1"
+HUGE = "1" * 5000
 EVALUATION = "/runs/eval~core-smollm2-0a1b2c3d/1"
 ROW = re.compile(r'href="(/runs/[^"]+/episodes/(\d+)[^"]*)" data-row')
 
@@ -87,8 +94,8 @@ def test_curves_come_as_columns_and_then_only_what_is_new(site: Site) -> None:
     assert phases["train"]["steps"] == list(range(1, 13))
     assert len(phases["train"]["metrics"]["loss"]) == 12
     later = site.json("/data/first/1/series?after=train:10&after=eval/base:0")["phases"]
-    assert later["train"]["steps"] == [11, 12]
-    assert later["eval/base"]["steps"] == []
+    assert later["train"]["steps"] == [10, 11, 12]  # the known step again: it may have got more metrics, or others
+    assert later["eval/base"]["steps"] == [0]
 
 
 def test_the_comparison_has_last_values_and_what_differs(site: Site) -> None:
@@ -216,10 +223,18 @@ def test_without_a_tokenizer_tokens_are_ids(site: Site) -> None:
         (f"{RUN}/episodes/1?turn=x", 400, "turn=&#39;x&#39;"),
         ("/?sort=colour", 400, "valid are created"),
         ("/nothing", 404, "no page"),
+        (f"/runs/first/{HUGE}", 404, "no page"),
+        (f"{RUN}/episodes/{HUGE}", 404, "no page"),
+        (f"{RUN}/episodes/{10**14}", 404, "no such episode"),
+        (f"/data/first/1/episodes/1/tokens/{HUGE}", 404, "no page"),
+        (f"/compare?run=first:{HUGE}", 404, "There is no run"),
+        (f"{RUN}/episodes?step={HUGE}", 400, "step=&#39;1111"),
     ],
 )
 def test_a_wrong_address_says_what_is_wrong(site: Site, path: str, status: int, said: str) -> None:
-    assert said in site.get(path, status)
+    page = site.get(path, status)
+    assert said in page
+    assert len(page) < 6000  # what was wrong is quoted, but not all of it
 
 
 def test_an_episode_is_shown_under_its_own_run_only(tmp_path: Path) -> None:
@@ -277,6 +292,63 @@ def test_a_resumed_run_that_stepped_back_is_read_again(tmp_path: Path) -> None:
         assert site.json(address)["phases"]["train"]["steps"] == [1, 2]
 
 
+def test_a_run_that_was_resumed_while_nobody_looked_is_read_again(tmp_path: Path) -> None:
+    with RunStore(tmp_path / "store.sqlite") as store:
+        run = store.begin_run("r", "")
+        for step in range(1, 6):
+            store.log(run, "train", step, {"reward": float(step), "unknown": math.nan})
+        site = Site(tmp_path)
+        address = f"/data/{site.catalog.places()[0].slug}/1/series"
+        assert site.json(address)["phases"]["train"]["metrics"]["reward"] == [1, 2, 3, 4, 5]
+        store.discard_after(run, 2, ["train"])
+        for step in range(3, 8):
+            store.log(run, "train", step, {"reward": step + 0.5, "unknown": math.nan})
+        assert site.json(address)["phases"]["train"]["metrics"]["reward"] == [1, 2, 3.5, 4.5, 5.5, 6.5, 7.5]
+
+
+def test_a_look_does_not_make_a_killed_run_look_alive(tmp_path: Path) -> None:
+    """A reader makes the files beside the store, and whoever copies a store makes a new one: neither writes the run."""
+    long_ago = time.time() - 2 * SILENT_AFTER
+    with RunStore(tmp_path / "store.sqlite") as store:
+        store.begin_run("killed", "")
+    connection = sqlite3.connect(tmp_path / "store.sqlite")
+    connection.execute("UPDATE runs SET created = ?, updated = ?", (long_ago, long_ago))
+    connection.commit()
+    connection.close()
+    site = Site(tmp_path)
+    for _ in range(2):
+        assert 'class="state silent"' in site.get("/") and "20 min ago" in site.get("/")
+
+
+def test_a_time_out_is_wrong_as_in_the_report(tmp_path: Path) -> None:
+    with RunStore(tmp_path / "store.sqlite") as store:
+        run = store.begin_run("e", "", kind="eval")
+        for member in range(4):
+            store.add_episode(run, "eval/x", 0, "g", member, episode(0, member))
+        correct = store.count(EpisodeQuery(run, correct=True))
+        late = Trajectory("t", ENV, stop_reason=StopReason.TIMEOUT, seconds=1.0)
+        broken = Trajectory("t", ENV, stop_reason=StopReason.ENGINE_ERROR, seconds=1.0)
+        for member, played in enumerate((late, broken), 4):
+            store.add_episode(run, "eval/x", 0, "g", member, played)
+            store.add_episode(run, "eval/unjudged", 0, "g", member, played)
+        judged = sum(sample.correct is not None for sample in samples_of(store, run, ["x"]))
+        assert judged == 5
+    site = Site(tmp_path)
+    page = site.get(f"/runs/{site.catalog.places()[0].slug}/1")
+    assert f"{correct} of 5 with a verdict; 1 timed out" in page
+    assert f"{100 * correct / 5:.1f} %" in page
+
+
+def test_one_number_is_written_in_one_way() -> None:
+    """JavaScript's toPrecision, which the charts use, rounds a tie away from zero."""
+    assert [figure(value) for value in (0.90625, -0.03125 - 0.5, 1e-5, 0.75)] == [
+        "0.9063",
+        "\u22120.5313",
+        "1e\u221205",
+        "0.75",
+    ]
+
+
 def test_turns_beyond_a_window_are_a_link_away(tmp_path: Path) -> None:
     rng = random.Random(0)
     turns = [policy_turn(f"word {index}", (), rng, prefix_turn=index - 1 if index else None) for index in range(150)]
@@ -287,6 +359,8 @@ def test_turns_beyond_a_window_are_a_link_away(tmp_path: Path) -> None:
     site = Site(tmp_path)
     page = site.get(f"/runs/{site.catalog.places()[0].slug}/1/episodes/1")
     assert "word 59" in page and "word 60" not in page
+    stretches = re.findall(r'<a href="([^"]*)" tabindex="-1"><rect', page)
+    assert "#turn-60" in stretches and "?&amp;turn=61#turn-61" in stretches and "#turn-61" not in stretches
     later = site.get(f"/runs/{site.catalog.places()[0].slug}/1/episodes/1?turn=61")
     assert "word 60" in later and "word 119" in later and "word 59<" not in later
 
@@ -334,6 +408,21 @@ def test_evaluations_are_compared_by_their_verdicts(tmp_path: Path) -> None:
     assert "agentrl compare" in page and "data-curves" not in page
     assert re.search(r"eval/arithmetic</td><th[^>]*>correct</th><td[^>]*>0.6667", page)
     assert "entries.arithmetic.tasks" in page
+
+
+def test_evaluations_of_two_models_differ_in_their_model(tmp_path: Path) -> None:
+    for name in ("base", "trained"):
+        make_evaluation(tmp_path / name, tasks=3, samples=2)
+        with RunStore(tmp_path / name / "store.sqlite") as store:
+            store.update_run(1, meta={"model": name})
+    page = Site(tmp_path).get("/compare?run=base:1&run=trained:1")
+    assert re.search(r'<th scope="row">model</th><td[^>]*>&#34;base&#34;</td><td[^>]*>&#34;trained&#34;', page)
+
+
+def test_gold_that_is_a_program_is_laid_out() -> None:
+    assert laid_out({"code": "def f():\n    return 1", "n": 1}) == "code = \ndef f():\n    return 1\nn = 1"
+    assert laid_out({"answer": 42}) == '{\n  "answer": 42\n}'
+    assert laid_out(["a\nb"]) == '[\n  "a\\nb"\n]' and laid_out("a\nb") == "a\nb"
 
 
 def test_long_curves_are_thinned_and_end_where_the_run_does(tmp_path: Path) -> None:

@@ -160,7 +160,13 @@ def test_numbers_for_people() -> None:
         *("0", "1.235e+06", "0.5", "\u22121", "1e\u221207", "\u2013")
     ]
     assert figure(math.nan) == "not a number" and figure(-math.inf) == "\u2212∞"
-    assert [seconds(value) for value in (0.0012, 5.0, 75.0, 7322.0)] == ["1.2 ms", "5 s", "1 min 15 s", "2 h 2 min"]
+    assert [seconds(value) for value in (0.0012, 0.9996, 5.0, 75.0, 7322.0)] == [
+        "1.2 ms",
+        "1 s",
+        "5 s",
+        "1 min 15 s",
+        "2 h 2 min",
+    ]
     assert ago(None) == "\u2013" and ago(0.0).endswith("d ago")
 
 

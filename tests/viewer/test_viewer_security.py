@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+import re
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -178,6 +179,24 @@ def test_ten_megabytes_leave_the_page_small_and_can_be_loaded(tmp_path: Path) ->
     last = site.json(f"/data{address}?start=9990000&end=9998500")
     assert last["text"] == text[9_990_000:9_998_500] and last["next"] is None
     assert site.get(f"/runs{address}") == text
+
+
+def test_thousands_of_long_answers_leave_the_page_loadable(tmp_path: Path) -> None:
+    texts = ["".join(chr(97 + (index + place) % 26) for index in range(7000)) for place in range(3000)]
+    turn = policy_turn("ok", (), random.Random(0), observation=[tool_result(text, "c", "shell") for text in texts])
+    with RunStore(tmp_path / "store.sqlite") as store:
+        run = store.begin_run("many", "")
+        store.add_episode(run, "train", 1, "g", 0, Trajectory("t", ENV, turns=[turn], seconds=1.0))
+    site = Site(tmp_path)
+    base = f"/{site.catalog.places()[0].slug}/1/episodes/1"
+    page = site.get(f"/runs{base}")
+    assert len(page) < 5_000_000
+    links = re.findall(r'data-more="turn.0.observation.2999" data-start="(\d+)" data-end="(\d+)">([\d,]+) char', page)
+    ((start, end, cut),) = links
+    assert int(end) - int(start) == int(cut.replace(",", ""))
+    left_out = site.json(f"/data{base}/text/turn.0.observation.2999?start={start}&end={end}")["text"]
+    assert texts[2999][: int(start)] + left_out + texts[2999][int(end) :] == texts[2999] and left_out in texts[2999]
+    assert f"{texts[2999][: int(start)]}<span" in page and f"</span>{texts[2999][int(end) :]}</pre>" in page
 
 
 def test_a_hostile_name_is_quoted_in_links(site: Site) -> None:

@@ -160,7 +160,7 @@ class EndpointPlayer(RolloutPlayer):
             await engine.reply([user("Hi.")], [], Sampling(_PROBE_TOKENS, self.settings.temperature))
         except StatusError as error:
             await engine.close()
-            raise ConfigError(self._advice(error)) from None
+            raise ConfigError(self._advice(engine, error)) from None
         except EngineError as error:
             await engine.close()
             raise EngineError(f"the endpoint does not answer: {error}") from error
@@ -169,11 +169,10 @@ class EndpointPlayer(RolloutPlayer):
             raise
         return engine
 
-    def _advice(self, error: StatusError) -> str:
+    def _advice(self, engine: OpenAIEngine, error: StatusError) -> str:
         """A refused probe in one line, with what to do about it."""
         if error.status in (401, 403):
-            variable = self.settings.api_key_env or DEFAULT_KEY
-            return f"the endpoint refuses the key in {variable}: {error}"
+            return engine.refusal(error)
         if error.status == 404:
             return f"the endpoint does not serve model={self._served!r}: {error}"
         if "max_completion_tokens" in str(error):

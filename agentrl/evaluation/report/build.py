@@ -5,7 +5,7 @@ Invariant: the store is the only source, so that building a report again gives t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,8 +21,8 @@ from agentrl.evaluation.folder import open_evaluation
 from agentrl.evaluation.judge import votes_of
 from agentrl.evaluation.report.figures import Asked, Judged, figures_of, outcomes_of
 from agentrl.evaluation.report.schema import EvaluationReport, Figures, ModelFacts, SuiteFacts
-from agentrl.evaluation.samples import PHASE, Sample, duplicates, repeated, samples_of
-from agentrl.store import RunRecord, RunStore
+from agentrl.evaluation.samples import PHASE, Sample, SampleTable, duplicates, repeated
+from agentrl.store import EpisodeRecord, RunRecord, RunStore
 
 TOTAL = "total"
 SHOWN_NAMES = 5  # names that a note lists before it counts the rest
@@ -39,6 +39,43 @@ class Evaluated:
     stages: dict[str, dict[str, float]] = field(default_factory=dict)
     """Episode-seconds by entry and stage."""
     judges: list[Judged] = field(default_factory=list)
+
+
+@dataclass
+class Reading:
+    """One reading of an evaluation's episodes, which are decoded once for all that is made of them."""
+
+    store: RunStore
+    run: RunRecord
+    table: SampleTable = field(default_factory=SampleTable)
+    stages: dict[str, dict[str, float]] = field(default_factory=dict)
+
+    def episodes(self) -> Iterator[EpisodeRecord]:
+        """All episodes in the order of the store; what a report needs of each is kept on its way."""
+        for episode in self.store.episodes(self.run.id):
+            self.table.add(episode)
+            spent = self.stages.setdefault(episode.phase.removeprefix(PHASE), dict.fromkeys(STAGES, 0.0))
+            for stage, seconds in episode_account(episode.trajectory).items():
+                spent[stage] += seconds
+            yield episode
+
+    def found(self) -> Evaluated:
+        """Everything that a report is computed from, of the episodes that were read."""
+        run, samples = self.run, self.table.samples
+        judges = [
+            Judged(name, facts.get("n_judge"), votes_of(self.store, run.id, samples, name))
+            for name, facts in run.meta.get("judges", {}).items()
+        ]
+        return Evaluated(run, samples, _settings(run.config), self.stages, judges)
+
+
+def _settings(config: str) -> dict[str, Any]:
+    """The resolved suite; nothing of a text that is none, as an imported run may have."""
+    try:
+        tree = yaml.safe_load(config)
+    except yaml.YAMLError:
+        return {}
+    return tree if isinstance(tree, dict) else {}
 
 
 def build_evaluation(folder: Path) -> EvaluationReport:
@@ -60,18 +97,10 @@ def holds_evaluation(folder: Path) -> bool:
 
 def load_evaluation(store: RunStore, run: RunRecord) -> Evaluated:
     """Everything that a report is computed from."""
-    stages: dict[str, dict[str, float]] = {}
-    for episode in store.episodes(run.id):
-        spent = stages.setdefault(episode.phase.removeprefix(PHASE), dict.fromkeys(STAGES, 0.0))
-        for stage, seconds in episode_account(episode.trajectory).items():
-            spent[stage] += seconds
-    settings = yaml.safe_load(run.config)
-    samples = samples_of(store, run.id)
-    judges = [
-        Judged(name, facts.get("n_judge"), votes_of(store, run.id, samples, name))
-        for name, facts in run.meta.get("judges", {}).items()
-    ]
-    return Evaluated(run, samples, settings if isinstance(settings, dict) else {}, stages, judges)
+    reading = Reading(store, run)
+    for _ in reading.episodes():
+        pass
+    return reading.found()
 
 
 def report_of(found: Evaluated) -> EvaluationReport:

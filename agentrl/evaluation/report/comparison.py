@@ -79,7 +79,7 @@ class Pairing:
     def of(cls, a: Loaded, b: Loaded) -> Pairing:
         """By sample if the samples that both have were drawn with the same seeds, else by task."""
         if a.store is None or b.store is None:  # a report alone knows the suite's seed, from which the others follow
-            alike = a.report.seed == b.report.seed
+            alike = a.report.seed is not None and a.report.seed == b.report.seed
         else:
             seeds = {sample.key: sample.seed for sample in a.samples}
             alike = all(seeds.get(sample.key, sample.seed) == sample.seed for sample in b.samples)
@@ -131,7 +131,7 @@ def _notes(a: Loaded, b: Loaded, pairing: Pairing, total: ComparedEntry) -> list
     notes = []
     if pairing.unit == "task":
         notes.append(
-            f"The samples are not paired: their seeds differ (suite seeds {a.report.seed} and {b.report.seed}). "
+            f"The samples are not paired: their seeds {_seeds(a.report.seed, b.report.seed)}. "
             "Means of tasks are compared instead, which finds less."
         )
     for side in (a, b):
@@ -143,6 +143,10 @@ def _notes(a: Loaded, b: Loaded, pairing: Pairing, total: ComparedEntry) -> list
         alone, without = total.accuracy.unmatched_a + total.accuracy.unmatched_b, total.accuracy.unjudged
         notes.append(f"Not compared: {alone:,} {pairing.unit}s without a partner, {without:,} pairs without a verdict.")
     return notes
+
+
+def _seeds(*seeds: int | None) -> str:
+    return "differ or are not known" if None in seeds else "differ (suite seeds {} and {})".format(*seeds)
 
 
 def _short(border: BoundaryReport | None, a: Sequence[Sample], b: Sequence[Sample]) -> list[str]:

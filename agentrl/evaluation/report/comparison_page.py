@@ -14,13 +14,14 @@ from pathlib import Path
 
 from markupsafe import Markup
 
+from agentrl.errors import ConfigError
 from agentrl.evaluation.report.comparison import comparison_of
 from agentrl.evaluation.report.comparison_schema import ComparedEntry, ComparisonReport, Flip
 from agentrl.evaluation.report.plots import curves_svg, histogram_svg
 from agentrl.evaluation.report.schema import Figures
 from agentrl.evaluation.report.shown import episode_shown, read_episodes
 from agentrl.evaluation.report.sides import Loaded, opened
-from agentrl.evaluation.samples import Sample
+from agentrl.evaluation.samples import Sample, TaskKey, judged
 from agentrl.report.episodes import EpisodeView, MessageView, opening_views
 from agentrl.report.page import put_files, render_page
 from agentrl.text import one_line
@@ -46,6 +47,8 @@ def write_comparison(
     a: Path, b: Path, page: Path, *, store: str | None = None, other_sampling: bool = False
 ) -> ComparisonReport:
     """Compare two evaluations as `compare` does, and write the page to `page`. Raises `ConfigError` or `StoreError`."""
+    if not page.name:
+        raise ConfigError("the page needs a name, such as compared.html")
     with opened("A", a, store) as first, opened("B", b, store) as second:
         report = comparison_of(first, second, other_sampling=other_sampling)
         text = comparison_page(report, first, second)
@@ -113,7 +116,7 @@ def _views(flips: Sequence[Flip], a: Loaded, b: Loaded) -> list[FlipView]:
 
 
 def _view(flip: Flip, a: Loaded, b: Loaded) -> FlipView | None:
-    """The first sample that the solving side got right, and the other side's of the same number, else its first."""
+    """The first sample that the solving side got right, and the other's judged one of that number, else its first."""
     if a.store is None or b.store is None or a.run is None or b.run is None:
         return None
     of_a, of_b = _by_number(flip, a), _by_number(flip, b)
@@ -130,6 +133,7 @@ def _view(flip: Flip, a: Loaded, b: Loaded) -> FlipView | None:
 
 
 def _by_number(flip: Flip, side: Loaded) -> dict[int, Sample]:
-    """The samples of the task; both sides have some."""
-    found = (sample for sample in side.samples if (sample.entry, sample.task_id) == (flip.entry, flip.task_id))
+    """The judged samples of the task; both sides have some, and no other says anything of who solves it."""
+    task = TaskKey(flip.entry, flip.task_id)
+    found = (sample for sample in judged(side.samples) if sample.task == task)
     return {sample.sample: sample for sample in found}

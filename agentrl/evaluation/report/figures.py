@@ -27,7 +27,7 @@ from agentrl.evaluation.report.schema import (
 from agentrl.evaluation.result import is_share, verdict_metrics
 from agentrl.evaluation.samples import Sample, by_task, judged, stop_reasons, task_counts
 from agentrl.evaluation.strata import accuracy, by_level, reward
-from agentrl.evaluation.support import mean_answer_entropy, mean_surprisal, mean_token_entropy
+from agentrl.evaluation.support import answered, mean_answer_entropy, mean_surprisal, mean_token_entropy
 from agentrl.evaluation.tool_use import tool_use
 
 
@@ -141,14 +141,17 @@ def _tools(samples: Sequence[Sample]) -> ToolFigures:
 
 
 def _metrics(samples: Sequence[Sample]) -> dict[str, Estimate]:
-    """Means of what verdicts report beside `correct`, which is the accuracy."""
+    """Means of what verdicts report beside `correct`, which is the accuracy; each over the entries that report it."""
     played = [sample for sample in samples if not sample.aborted]
-    tasks = [sample.task for sample in played]
+    reported = {name: {sample.entry for sample in played if name in sample.metrics} for name in verdict_metrics(played)}
     return {
-        name: clustered((clustered_share if _are_shares(name, values) else clustered_mean)(values, tasks))
-        for name, values in verdict_metrics(played).items()
-        if name != "correct"
+        name: _metric(name, [s for s in played if s.entry in of]) for name, of in reported.items() if name != "correct"
     }
+
+
+def _metric(name: str, played: Sequence[Sample]) -> Estimate:
+    values, tasks = verdict_metrics(played)[name], [sample.task for sample in played]
+    return clustered((clustered_share if _are_shares(name, values) else clustered_mean)(values, tasks))
 
 
 def _are_shares(name: str, values: Sequence[float]) -> bool:
@@ -203,9 +206,7 @@ def _reasoning(samples: Sequence[Sample], judge: Judged) -> Reasoning:
 
 
 def _answer_entropy(samples: Sequence[Sample]) -> Estimate:
-    """Nothing where no environment states answers; one sample a task has no entropy."""
-    played = by_task(sample for sample in samples if not sample.aborted)
-    fewest = min(map(len, played.values()), default=0)
-    if fewest < 2 or all(sample.answer is None for sample in samples):
-        return Estimate()
-    return estimate(mean_answer_entropy(samples))
+    """Over the entries that state answers; one sample a task has no entropy."""
+    stated = answered(samples)
+    fewest = min(map(len, by_task(stated).values()), default=0)
+    return estimate(mean_answer_entropy(stated)) if fewest > 1 else Estimate()

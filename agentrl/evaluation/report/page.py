@@ -15,7 +15,7 @@ from markupsafe import Markup
 from agentrl.account import MEANING
 from agentrl.evaluation.pass_at_k import powers_of_two
 from agentrl.evaluation.report.plots import curves_svg, levels_svg
-from agentrl.evaluation.report.schema import EvaluationReport, Figures
+from agentrl.evaluation.report.schema import CurvePoint, EvaluationReport, Figures, Reasoning
 from agentrl.evaluation.report.shown import Key, episode_shown
 from agentrl.evaluation.report.telling import EACH, Rule
 from agentrl.evaluation.samples import Sample
@@ -43,6 +43,16 @@ class TellingEpisode:
     episode: EpisodeView
 
 
+@dataclass(frozen=True)
+class SoundRow:
+    """What a judge holds of one entry, or of all of them, by one rule."""
+
+    figures: Figures
+    rule: str
+    accepted: float | None
+    curve: list[CurvePoint]
+
+
 def evaluation_page(
     report: EvaluationReport, chosen: Sequence[tuple[Rule, list[Sample]]], episodes: Mapping[Key, EpisodeRecord]
 ) -> str:
@@ -62,6 +72,7 @@ def evaluation_page(
         headline=report.headline_k,
         metrics=sorted({name for figures in rows for name in figures.metrics}),
         curves=Markup(curves_svg([figures.pass_at_k for figures in rows], total=len(rows) > 1)) if ks else None,
+        sound=_sound(rows),
         levels=Markup(levels_svg([figures.strata for figures in leveled])) if leveled else None,
         leveled=[(figures.name, {stratum.level: stratum for stratum in figures.strata}) for figures in leveled],
         all_levels=levels_of(leveled),
@@ -84,6 +95,22 @@ def levels_of(rows: Sequence[Figures]) -> list[int | None]:
     """All levels, tasks without one last."""
     found = {stratum.level for figures in rows for stratum in figures.strata}
     return sorted(found, key=lambda level: (level is None, level or 0))
+
+
+def _sound(rows: Sequence[Figures]) -> list[tuple[Reasoning, list[SoundRow]]]:
+    """By judge the rows that have figures: of each entry the majority's, of the last one every rule's."""
+    found = []
+    for place, judge in enumerate(rows[-1].reasoning):
+        own = [(figures, figures.reasoning[place]) for figures in rows]
+        lines = [
+            SoundRow(figures, rule, accepted, held.cot_pass_at_k.get(rule, []))
+            for figures, held in own
+            for rule, accepted in held.p_sound.items()
+            if figures is rows[-1] or rule == "majority"
+        ]
+        if lines:
+            found.append((judge, lines))
+    return found
 
 
 def _telling(sample: Sample, episodes: Mapping[Key, EpisodeRecord]) -> TellingEpisode:

@@ -7,9 +7,9 @@ Invariant: a number that does not exist (no verdict, no data, not recorded) is n
 from __future__ import annotations
 
 import math
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 
 def _finite(value: Any) -> Any:
@@ -113,6 +113,12 @@ class TaskOutcome(Part):
     reward: list[Number]
     """By sample: undiscounted return; null where there is no verdict or no episode."""
 
+    @model_validator(mode="after")
+    def _same_samples(self) -> Self:
+        if len(self.correct) != len(self.reward):
+            raise ValueError(f"task {self.task_id!r} has {len(self.correct)} verdicts and {len(self.reward)} rewards")
+        return self
+
 
 class Figures(Part):
     """The numbers of one entry, or of all entries together."""
@@ -145,7 +151,8 @@ class Figures(Part):
     """Mean undiscounted return of the episodes that were not aborted; interval clustered by task, null bounds where all
     tasks have the same mean."""
     metrics: dict[str, Estimate] = Field(default_factory=dict)
-    """Means of what else the environments' verdicts report; intervals clustered by task."""
+    """Means of what else the environments' verdicts report, each over the entries that report it; intervals clustered
+    by task."""
     pass_at_k: list[CurvePoint] = Field(default_factory=list)
     """Unbiased pass@k for every k up to the most verdicts of a task: the mean over the tasks with k verdicts; interval
     clustered by task."""
@@ -175,8 +182,8 @@ class Figures(Part):
     """Dollars that the tokens cost, in `total` also those of failed episodes that were played again; null where no
     prices were given."""
     answer_entropy: Estimate = Field(default_factory=Estimate)
-    """Mean over tasks of the entropy (nats) of their samples' final answers, bootstrap over tasks; null where no
-    answers are recorded, or one sample a task was asked for."""
+    """Mean over tasks of the entropy (nats) of their samples' final answers, over the entries that state any; bootstrap
+    over tasks; null where no answers are recorded, or one sample a task was asked for."""
     token_entropy: Estimate = Field(default_factory=Estimate)
     """Mean over episodes of the mean entropy (nats) of the distributions that their tokens were sampled from, at
     temperature 1; clustered by task; null where it was not recorded."""

@@ -119,11 +119,16 @@ def _run_of(store: str, name: str) -> tuple[RunStore, RunRecord]:
 
 def _sampling(settings: Mapping[str, Any]) -> dict[str, Any]:
     """What decides how the tasks of a resolved suite are asked, flat."""
-    limits = {key: value for key, value in settings.get("limits", {}).items() if key not in _CUTS}
-    entries = {
-        name: {key: entry.get(key) for key in _DECIDES} for name, entry in dict(settings.get("entries", {})).items()
-    }
-    return dict(_flat({"sampling": settings.get("sampling", {}), "limits": limits, "entries": entries}))
+    limits = {key: value for key, value in _part(settings, "limits").items() if key not in _CUTS}
+    asked = _part(settings, "entries")
+    entries = {name: {key: _part(asked, name).get(key) for key in _DECIDES} for name in asked}
+    return dict(_flat({"sampling": _part(settings, "sampling"), "limits": limits, "entries": entries}))
+
+
+def _part(settings: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    """A part of settings that may be anybody's: nothing where it has not the form of a suite's."""
+    part = settings.get(key)
+    return part if isinstance(part, Mapping) else {}
 
 
 def _flat(tree: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:

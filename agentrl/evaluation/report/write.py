@@ -1,6 +1,6 @@
 """Write an evaluation's files beside its store: `report.json`, `report.html`, `episodes.jsonl`.
 
-Invariant: the three are made from one reading of the samples, each is put in place whole, and an evaluation that is
+Invariant: the three are made from one reading of the episodes, each is put in place whole, and an evaluation that is
 still under way may be written as often as one likes.
 """
 
@@ -11,14 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from agentrl.evaluation.folder import open_evaluation
-from agentrl.evaluation.report.build import Evaluated, load_evaluation, report_of
+from agentrl.evaluation.report.build import Evaluated, Reading, report_of
 from agentrl.evaluation.report.page import evaluation_page
 from agentrl.evaluation.report.schema import EvaluationReport
 from agentrl.evaluation.report.shown import read_episodes
 from agentrl.evaluation.report.telling import choose
 from agentrl.exchange import episode_line
 from agentrl.report.page import put_files
-from agentrl.store import RunRecord, RunStore
+from agentrl.store import RunStore
 
 JSON_FILE, PAGE_FILE, EPISODES_FILE = "report.json", "report.html", "episodes.jsonl"
 _PLAIN_LIST = re.compile(r'\[\n([^][{}"]*)\n *\]')  # a line's end within a text is escaped and never matches
@@ -31,16 +31,12 @@ def write_evaluation(folder: Path) -> EvaluationReport:
     """
     store, run = open_evaluation(folder)
     with store:
-        found = load_evaluation(store, run)
+        reading = Reading(store, run)
+        put_files(folder, {EPISODES_FILE: episode_lines(reading)})
+        found = reading.found()
         report = report_of(found)
-        put_files(
-            folder,
-            {
-                JSON_FILE: report_json(report),
-                PAGE_FILE: page_of(store, found, report).encode("utf-8", "replace"),
-                EPISODES_FILE: episode_lines(store, found.run),
-            },
-        )
+        page = page_of(store, found, report).encode("utf-8", "replace")
+        put_files(folder, {JSON_FILE: report_json(report), PAGE_FILE: page})
     return report
 
 
@@ -57,7 +53,7 @@ def page_of(store: RunStore, found: Evaluated, report: EvaluationReport) -> str:
     return evaluation_page(report, chosen, read_episodes(store, found.run, shown))
 
 
-def episode_lines(store: RunStore, run: RunRecord) -> Iterator[bytes]:
+def episode_lines(reading: Reading) -> Iterator[bytes]:
     """`episodes.jsonl`: one episode a line, see docs/report_schema.md; a store's import reads them back."""
-    for episode in store.episodes(run.id):
-        yield episode_line(episode, run.name).encode() + b"\n"
+    for episode in reading.episodes():
+        yield episode_line(episode, reading.run.name).encode() + b"\n"

@@ -3,7 +3,8 @@
 import { bounds, logTicks, nearest, scale, short, smooth, ticks } from "./scale.js";
 
 const SVG = "http://www.w3.org/2000/svg";
-const LEFT = 46;
+const LEFT = 46; // at least; long numbers beside the axis widen it
+const CHARACTER = 7; // pixels of a digit of such a number, and some to spare
 const RIGHT = 10;
 const TOP = 8;
 const BOTTOM = 20;
@@ -65,21 +66,23 @@ export class Chart {
     if (!y) return this.say(log && seen.length ? "nothing above zero" : "no values", width, height);
     const x = [Math.min(...steps), Math.max(...steps)];
     if (x[0] === x[1]) x[1] = x[0] + 1;
-    this.x = scale(x[0], x[1], LEFT, width - RIGHT);
+    const rows = Math.max(2, Math.floor(height / 34));
+    const values = log ? logTicks(...y, rows) : ticks(...y, rows);
+    const left = Math.max(LEFT, 10 + CHARACTER * Math.max(...values.map((value) => short(value).length)));
+    this.x = scale(x[0], x[1], left, width - RIGHT);
     this.y = scale(y[0], y[1], height - BOTTOM, TOP, log);
-    this.axes(x, y, width, height);
+    this.axes(x, values, left, width, height);
     for (const each of seen) this.line(each);
     this.cursor = shape("g", {});
     this.plot.append(this.cursor);
     if (this.at !== null) this.read(this.at);
   }
 
-  axes(x, y, width, height) {
-    const rows = Math.max(2, Math.floor(height / 34));
-    for (const value of this.options.log ? logTicks(...y, rows) : ticks(...y, rows)) {
+  axes(x, values, left, width, height) {
+    for (const value of values) {
       const at = Math.round(this.y(value)) + 0.5;
-      this.plot.append(shape("line", { class: "grid", x1: LEFT, x2: width - RIGHT, y1: at, y2: at }));
-      this.plot.append(shape("text", { class: "y", x: LEFT - 6, y: at + 3.5 }, short(value)));
+      this.plot.append(shape("line", { class: "grid", x1: left, x2: width - RIGHT, y1: at, y2: at }));
+      this.plot.append(shape("text", { class: "y", x: left - 6, y: at + 3.5 }, short(value)));
     }
     for (const value of ticks(...x, Math.max(2, Math.floor(width / 90))).filter(Number.isInteger)) {
       this.plot.append(shape("text", { class: "x", x: this.x(value), y: height - 5 }, short(value)));

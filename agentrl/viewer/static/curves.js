@@ -132,16 +132,18 @@ function controls() {
   });
 }
 
+// One run that cannot be read does not keep the others from being followed.
+function lost(error) {
+  console.info("the metrics cannot be read now:", error.message);
+  return false;
+}
+
 async function follow() {
   if (document.visibilityState === "visible") {
-    try {
-      const fresh = await Promise.all(runs.map((run) => run.refresh()));
-      if (fresh.some(Boolean)) {
-        legend();
-        render();
-      }
-    } catch (lost) {
-      console.info("the metrics cannot be read now:", lost.message);
+    const fresh = await Promise.all(runs.map((run) => run.refresh().catch(lost)));
+    if (fresh.some(Boolean)) {
+      legend();
+      render();
     }
   }
   setTimeout(follow, runs.some((run) => run.live) ? QUICK : SLOW);
@@ -155,6 +157,7 @@ export async function startCurves() {
     await Promise.all(runs.map((run) => run.refresh()));
   } catch (lost) {
     place.querySelector("[data-waiting]").textContent = `The metrics cannot be read: ${lost.message}`;
+    setTimeout(follow, SLOW);
     return;
   }
   legend();

@@ -78,12 +78,13 @@ export function startKeys() {
   for (const field of document.querySelectorAll("[data-filter] select, [data-filter] input[type=checkbox]")) {
     field.addEventListener("change", () => field.form.requestSubmit());
   }
-  for (const form of document.querySelectorAll("[data-filter]")) form.addEventListener("submit", dropEmpty);
+  for (const form of document.querySelectorAll("[data-filter]")) form.addEventListener("formdata", dropEmpty);
 }
 
-// Fields that say nothing stay out of the address.
-function dropEmpty(event) {
-  for (const field of event.target.elements) {
-    if (field.name && (field.value === "" || (field.name === "size" && field.value === "50"))) field.disabled = true;
+// Fields that say nothing stay out of the address. The fields themselves are left alone: the browser may show this very
+// page again when somebody goes back.
+function dropEmpty({ formData }) {
+  for (const [name, value] of [...formData]) {
+    if (value === "" || (name === "size" && value === "50")) formData.delete(name);
   }
 }

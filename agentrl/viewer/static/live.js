@@ -17,6 +17,7 @@ async function refresh() {
   const fresh = new DOMParser().parseFromString(text, "text/html");
   for (const part of document.querySelectorAll("[data-live]")) {
     const next = fresh.getElementById(part.id);
+    if (!next && part.dataset.live === "passing") return location.reload(); // what came in its place has scripts of its own
     if (!next || next.innerHTML === part.innerHTML) continue;
     keepState(part, next);
     part.replaceWith(next);
@@ -28,9 +29,9 @@ async function refresh() {
 function keepState(part, next) {
   const ticked = new Set([...part.querySelectorAll("input:checked")].map((box) => box.value));
   for (const box of next.querySelectorAll("input[type=checkbox]")) box.checked = ticked.has(box.value);
-  const address = part.contains(document.activeElement) ? document.activeElement.getAttribute("href") : null;
-  if (address === null) return;
-  const again = [...next.querySelectorAll("a[href]")].find((link) => link.getAttribute("href") === address);
+  if (!part.contains(document.activeElement)) return;
+  const here = (node) => node.getAttribute("href") ?? node.value;
+  const again = [...next.querySelectorAll("a[href], input")].find((node) => here(node) === here(document.activeElement));
   queueMicrotask(() => again?.focus({ preventScroll: true }));
 }
 

@@ -50,7 +50,7 @@ export function short(value) {
   if (size !== 0 && (size < 1e-3 || size >= 1e6)) text = value.toExponential(2).replace(/\.?0+e/, "e").replace("e+", "e");
   else if (Number.isInteger(value)) text = value.toLocaleString("en");
   else text = String(Number(value.toPrecision(4)));
-  return text.replace("-", "−");
+  return text.replaceAll("-", "−");
 }
 
 // Room above and below, and around a line that never moves.

@@ -17,14 +17,14 @@ export class Run {
   async refresh() {
     const known = Object.entries(this.phases).map(([phase, { last }]) => ["after", `${phase}:${last}`]);
     let answer = await fetchJson(`${this.address}?${new URLSearchParams(known)}`);
-    const gone = Object.entries(this.phases).some(([phase, { last }]) => (answer.phases[phase]?.last ?? -1) < last);
-    if (gone) {
-      this.phases = {}; // a resumed run has taken steps back: they come again
+    const again = Object.entries(this.phases).some(([phase, columns]) => !goesOn(columns, answer.phases[phase]));
+    if (again) {
+      this.phases = {};
       answer = await fetchJson(this.address);
     }
     this.name = answer.name;
     this.live = answer.live;
-    let fresh = gone;
+    let fresh = again;
     for (const [phase, columns] of Object.entries(answer.phases)) fresh = this.take(phase, columns) || fresh;
     return fresh;
   }
@@ -32,12 +32,24 @@ export class Run {
   take(phase, { last, steps, metrics }) {
     const known = (this.phases[phase] ??= { last, metrics: {} });
     known.last = last;
+    let fresh = false;
     for (const [name, values] of Object.entries(metrics)) {
       const points = (known.metrics[name] ??= []);
-      values.forEach((value, index) => value !== null && points.push([steps[index], value]));
+      values.forEach((value, index) => {
+        if (value === null || points.at(-1)?.[0] >= steps[index]) return;
+        points.push([steps[index], value]);
+        fresh = true;
+      });
     }
-    return steps.length > 0;
+    return fresh;
   }
+}
+
+// Whether an answer continues what is known: it begins with the last step that is known, and that has kept its values.
+// A run that was resumed from an earlier step has taken steps back and does them again, with other values.
+function goesOn({ last, metrics }, columns) {
+  if (columns?.steps[0] !== last) return false;
+  return Object.entries(metrics).every(([name, points]) => points.at(-1)?.[0] !== last || columns.metrics[name]?.[0] === points.at(-1)[1]);
 }
 
 const SUMS = ["tokens", "seconds", "episodes"]; // of evaluations of another size: no points on training's chart

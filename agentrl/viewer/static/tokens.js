@@ -49,7 +49,7 @@ async function load(box, turn, context) {
   const state = loaded.get(box) ?? loaded.set(box, { tokens: 0, busy: false }).get(box);
   if (state.busy) return;
   state.busy = true;
-  const answer = await fetchJson(`${base}/tokens/${turn}?start=${state.tokens}${context ? "&context=1" : ""}`);
+  const answer = await fetchJson(`${base}/tokens/${turn}?start=${state.tokens}${context ? "&context=1" : ""}`).finally(() => (state.busy = false));
   box.querySelector("p.more")?.remove();
   if (answer.pieces === null && state.tokens === 0 && answer.total) {
     box.append(element("p", {}, "No tokenizer that gives these words back is on this disk; the numbers are the token ids."));
@@ -60,7 +60,6 @@ async function load(box, turn, context) {
     box.append(spanOf(token));
   });
   state.tokens += answer.ids.length;
-  state.busy = false;
   if (state.tokens < answer.total) {
     const button = element("button", { type: "button" }, `${(answer.total - state.tokens).toLocaleString("en")} more tokens`);
     button.addEventListener("click", () => load(box, turn, context).catch((error) => (button.textContent = error.message)));
@@ -81,11 +80,11 @@ function show(turn) {
 const near = new IntersectionObserver((entries) => entries.filter((entry) => entry.isIntersecting).forEach((entry) => show(entry.target)), { rootMargin: "600px" });
 
 // Links to other episodes and other turns keep the colours.
-function carry() {
-  for (const link of document.querySelectorAll(".pager a, .between a, aside table a, .tree a")) {
+function carry(colours) {
+  for (const link of document.querySelectorAll(".pager a, .between a, .band a[href^='?'], .band a[href^='/'], aside table a, .tree a")) {
     const address = new URL(link.getAttribute("href"), location.href);
-    if (mode === "text") address.searchParams.delete("tokens");
-    else address.searchParams.set("tokens", mode);
+    if (colours === "text") address.searchParams.delete("tokens");
+    else address.searchParams.set("tokens", colours);
     link.setAttribute("href", `${address.pathname}${address.search}${address.hash}`);
   }
 }
@@ -93,7 +92,7 @@ function carry() {
 function choose(next) {
   mode = next;
   write({ tokens: mode === "text" ? "" : mode });
-  carry();
+  carry(mode);
   hideTooltip();
   legend();
   near.disconnect();
@@ -131,10 +130,10 @@ export function startTokens() {
   startTooltip(place, explain);
   const form = document.querySelector("[data-modes]");
   if (!form) return;
-  const wanted = MODES.includes(read("tokens")) ? read("tokens") : "text";
-  const input = form.querySelector(`input[value=${wanted}]`);
-  if (input.disabled) return;
-  input.checked = true;
   form.addEventListener("change", (event) => choose(event.target.value));
+  const wanted = MODES.includes(read("tokens")) ? read("tokens") : form.elements.tokens.value; // chosen before this script ran
+  const input = form.querySelector(`input[value=${wanted}]`);
+  if (input.disabled) return carry(wanted); // this episode has no such colours, the next one may
+  input.checked = true;
   if (wanted !== "text") choose(wanted);
 }

@@ -160,6 +160,22 @@ async def test_the_answer_is_what_was_called() -> None:
     step = await answered(env, TASK, calls(("f", {"a": 1}), ("g", {})))
     assert step.info["answer"] == 'f({"a": 1}), g({})'
     assert (await answered(env, TASK, "Nothing.")).info["answer"] == "no call"
+    written = [
+        ("f", '{"b":"\u00e9" ,"a":[1,2]}'),
+        ("f", '{"a": [1, 2], "b": "\\u00e9"}'),
+        ("f", "{1"),
+        ("f", '["\\ud800"]'),
+    ]
+    answers = [(await answered(env, TASK, calls(one))).info["answer"] for one in written]
+    assert answers == ['f({"a": [1, 2], "b": "\u00e9"})'] * 2 + ["f({1)", 'f(["\\ud800"])']
+    assert (await answered(env, TASK, calls(("f", '{"a": "\\ud800"}')))).info["answer"] == 'f({"a": "\\ud800"})'
+
+
+async def test_arguments_as_deep_as_can_be_read_have_a_verdict() -> None:
+    env = make(ENV)
+    for depth in range(700, 1000, 3):
+        deep = (RIGHT[0], '{"city": ' + "[" * depth + "]" * depth + "}")
+        assert (await answered(env, TASK, calls(deep))).reward == 0.0
 
 
 # -- episodes ----------------------------------------------------------------------------------------------------------

@@ -180,7 +180,9 @@ async def test_a_wrong_key(stub: StubServer, monkeypatch: pytest.MonkeyPatch) ->
         await fails(resolve_player(MODEL, settings(stub)), r"without a key \(OPENAI_API_KEY is not set\) was refused")
     stub.listing = None
     always(stub, status(401, "bad key"))
-    await fails(resolve_player(MODEL, settings(stub)), "the endpoint refuses the key in OPENAI_API_KEY: .*status 401")
+    await fails(resolve_player(MODEL, settings(stub)), "the key in OPENAI_API_KEY was refused: .*status 401: bad key")
+    monkeypatch.delenv("OPENAI_API_KEY")
+    await fails(resolve_player(MODEL, settings(stub)), r"without a key \(OPENAI_API_KEY is not set\) was refused")
 
 
 async def test_a_key_that_is_not_set(stub: StubServer) -> None:
@@ -192,6 +194,7 @@ async def test_an_endpoint_without_a_list_of_models(stub: StubServer) -> None:
     stub.listing = status(404)
     always(stub, status(404, "no model of that name"))
     await fails(resolve_player("m", settings(stub)), "the endpoint does not serve model='m': .*no model of that name")
+    await fails(resolve_player(None, settings(stub)), "it lists no models: name the model, or mend the address")
 
 
 async def test_an_endpoint_that_wants_another_field(stub: StubServer) -> None:

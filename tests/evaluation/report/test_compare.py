@@ -152,6 +152,18 @@ def test_other_seeds_pair_tasks_and_say_so(tmp_path: Path) -> None:
         assert found.difference.value == pytest.approx(2 / 16)
 
 
+def test_reports_whose_seeds_nobody_knows_are_not_paired_by_sample(tmp_path: Path) -> None:
+    unknown = {"suite": {"seed": None}, "meta": {"seed": None}}
+    sides = [
+        write_evaluation_run(tmp_path / name, {"e": verdicts}, **unknown)  # type: ignore[arg-type]
+        for name, verdicts in (("a", ARITHMETIC), ("b", TRAINED))
+    ]
+    for side in sides:
+        write_evaluation(side)
+    report = compare(*(side / "report.json" for side in sides))
+    assert report.unit == "task" and "their seeds differ or are not known" in report.notes[0]
+
+
 def test_different_tasks_are_refused(tmp_path: Path) -> None:
     a = write_evaluation_run(tmp_path / "a", {"arithmetic": ARITHMETIC, "search": SEARCH})
     b = write_evaluation_run(tmp_path / "b", {"arithmetic": ARITHMETIC})
@@ -206,6 +218,23 @@ def test_what_is_no_evaluation_is_one_line(tmp_path: Path, content: str | None) 
         assert "\n" not in str(raised.value)
 
 
+def test_a_report_of_somebody_elses_making_is_no_traceback(tmp_path: Path) -> None:
+    a, b = pair(tmp_path)
+    write_evaluation(a)
+    tree = json.loads((a / "report.json").read_text())
+    odd = tmp_path / "odd.json"
+    for settings in ({"limits": None, "sampling": 3}, {"entries": [1]}, {"entries": {"arithmetic": None}}):
+        odd.write_text(json.dumps(tree | {"settings": settings}))
+        with pytest.raises(ConfigError, match="sampled differently"):
+            compare(odd, b)
+    tree["entries"][0]["outcomes"][0]["reward"].pop()
+    odd.write_text(json.dumps(tree))
+    with pytest.raises(ConfigError, match=r"no report of an evaluation: .*task 'a' has 4 verdicts and 3 rewards"):
+        compare(odd, b)
+    with pytest.raises(ConfigError, match="the page needs a name"):
+        write_comparison(a, b, Path(""))
+
+
 def test_the_page(tmp_path: Path) -> None:
     a, b = pair(tmp_path)
     page = tmp_path / "compared.html"
@@ -222,6 +251,13 @@ def test_the_page(tmp_path: Path) -> None:
     assert text.count("What is 84 + 62? (c)") == 1
     episodes = text.partition("Their episodes")[2]
     assert "correct reward 1" in episodes and "wrong reward 0" in episodes
+
+
+def test_an_aborted_episode_stands_for_no_verdict(tmp_path: Path) -> None:
+    """The other side's sample of the same number has no verdict: its first that has one is shown."""
+    write_comparison(*pair(tmp_path, {"a": "xt"}, {"a": "+-"}), tmp_path / "compared.html")
+    episodes = read(tmp_path / "compared.html").text.partition("Their episodes")[2]
+    assert "correct" in episodes and "wrong" in episodes and "aborted" not in episodes
 
 
 def test_episodes_come_from_as_many_entries_as_there_are() -> None:

@@ -128,6 +128,34 @@ def test_one_entry_has_no_total_and_one_sample_no_curve(tmp_path: Path) -> None:
     assert "Unbiased estimates" not in text and "Accuracy by level" not in text
 
 
+def test_an_entry_that_alone_was_judged_has_its_figures(tmp_path: Path) -> None:
+    judges = {"judges": {"judge": {"votes": 1, "n_judge": None}}}
+    folder = write_evaluation_run(tmp_path / "e", {"arithmetic": {"a": "+"}, "search": {"q": "+"}}, meta=judges)
+    with RunStore(folder / "store.sqlite") as store:
+        store.add_judgement(1, "eval/search", 0, "00000", 0, "judge", 0, True, "because")
+    write_evaluation(folder)
+    text = words(folder / "report.html")
+    assert re.search(r"Sound reasoning entry votes accepted CoT-pass@1 search majority 100\.0 % 100\.0 %", text)
+    assert "Judge judge: 1 of 2 right answers have no judgement" in text
+
+
+@pytest.mark.parametrize("n_judge", [None, 1])
+def test_what_a_judge_holds_of_the_reasoning(tmp_path: Path, n_judge: int | None) -> None:
+    """Also where there is one sample a task, and where some right answers alone were judged."""
+    verdicts = {"a": "+", "b": "+"} if n_judge is None else {"a": "++", "b": "++"}
+    judges = {"judges": {"<b>judge": {"votes": 1, "n_judge": n_judge}}}
+    folder = write_evaluation_run(tmp_path / "e", {"search": verdicts}, meta=judges)
+    with RunStore(folder / "store.sqlite") as store:
+        for group, vote in (("00000", True), ("00001", False)):
+            store.add_judgement(1, "eval/search", 0, group, 0, "<b>judge", 0, vote, "because")
+    write_evaluation(folder)
+    text = words(folder / "report.html").partition("Sound reasoning")[2]
+    assert "By 2 votes of <b>judge" in text
+    assert re.search(r"majority 50\.0 % (50\.0 %|\u2013)", text)
+    assert ("only known where every right answer was judged" in text) == (n_judge == 1)
+    assert_inert(folder / "report.html")
+
+
 def test_a_curve_says_how_many_tasks_it_is_over(tmp_path: Path) -> None:
     write_evaluation(write_evaluation_run(tmp_path / "e", {"arithmetic": ARITHMETIC, "search": {"a": "+-", "b": "+x"}}))
     text = " ".join(read(tmp_path / "e" / "report.html").text.split())

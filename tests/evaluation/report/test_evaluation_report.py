@@ -19,6 +19,7 @@ from agentrl.evaluation.report.comparison_schema import ComparisonReport
 from agentrl.evaluation.report.schema import Part
 from agentrl.exchange import import_run
 from agentrl.store import RunStore
+from agentrl.store.codec import decode
 from agentrl.trajectory import Trajectory
 from tests.evaluation.report.synthetic import ARITHMETIC, SEARCH, played, write_evaluation_run
 from tests.report.reading import read
@@ -187,6 +188,31 @@ def test_answer_entropy(tmp_path: Path) -> None:
     assert single.total.surprisal.value == pytest.approx((0.1 + 0.2 + 0.3 + 0.5 + 0.25) / 5)
 
 
+def test_a_run_whose_configuration_is_no_suite_has_a_report(tmp_path: Path) -> None:
+    """An imported one may hold any text."""
+    with RunStore(tmp_path / "store.sqlite") as store:
+        run = store.begin_run(tmp_path.name, "a: b: c [", "eval")
+        store.add_episode(run, "eval/search", 0, "00000", 0, played("a", "+", 0))
+    report = build_evaluation(tmp_path)
+    assert (report.settings, report.total.accuracy.value, report.total.planned) == ({}, 1.0, 1)
+
+
+def test_what_one_entry_reports_is_not_zero_in_the_others(tmp_path: Path) -> None:
+    """The total of a metric or of the answer entropy is over the entries that have it."""
+    folder = write_evaluation_run(tmp_path / "e", {"search": {"a": "++--", "b": "++--"}, "game": {"c": "+-"}})
+    with RunStore(folder / "store.sqlite") as store:
+        for number, moves in enumerate((4.0, 8.0)):
+            made = played("c", "+", number, env_id="g", metrics={"correct": 1.0, "moves": moves}, info={})
+            store.add_episode(1, "eval/game", 0, "00000", number, made)
+    report = build_evaluation(folder)
+    assert report.total.metrics["moves"].value == 6.0
+    search, game = report.entries
+    assert "moves" not in search.metrics and "correct_tool_use" not in game.metrics
+    assert report.total.metrics["correct_tool_use"] == search.metrics["correct_tool_use"]
+    assert game.answer_entropy.value is None
+    assert report.total.answer_entropy == search.answer_entropy
+
+
 def test_cost_at_the_given_prices(tmp_path: Path) -> None:
     folder = write_evaluation_run(tmp_path / "e", {"search": SEARCH}, meta={"prices": {"input": 3.0, "output": 15.0}})
     report = build_evaluation(folder)
@@ -244,6 +270,24 @@ def test_episodes_are_written_whole_one_a_line(tmp_path: Path) -> None:
         run, count = import_run(other, folder / "episodes.jsonl", "again")
         found = {(item.phase, item.group, item.member): item.trajectory for item in other.episodes(run.id)}
     assert count == 22 and found == kept
+
+
+def test_episodes_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is shown on the page is read again, the rest is not."""
+    folder = write_evaluation_run(tmp_path / "e", {"arithmetic": ARITHMETIC, "search": SEARCH})
+    decoded: list[str] = []
+
+    def counting(data: Any, where: str) -> Trajectory:
+        decoded.append(where)
+        return decode(data, where)
+
+    monkeypatch.setattr("agentrl.store.records.decode", counting)
+    write_evaluation(folder)
+    again = len(decoded) - len(set(decoded))
+    assert len(set(decoded)) == 22 and 0 < again < 8
+    decoded.clear()
+    build_evaluation(folder)
+    assert len(decoded) == len(set(decoded)) == 22
 
 
 def test_a_folder_without_an_evaluation_is_refused(tmp_path: Path) -> None:
