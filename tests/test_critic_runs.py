@@ -138,8 +138,8 @@ def test_other_critics_train_and_resume_bit_for_bit(critic: str, tmp_path: Path)
     [
         (["advantages=[gae]"], "GeneralisedAdvantage needs the values of a critic.*critic.kind=shared or"),
         (["critic.kind=own"], "no transform of advantages reads its values; add gae, turn_gae or bilevel_gae"),
-        (["advantages=[gae]", "critic={kind: own, coefficient: 0.1}"], "critic=.*kind=own has none"),
-        (["advantages=[gae]", "critic.lora.rank=4"], "critic=.*set kind=own"),
+        (["advantages=[gae]", "critic={kind: own, coefficient: 0.1}"], "critic: coefficient.*kind=own has none"),
+        (["advantages=[gae]", "critic.lora.rank=4"], "critic: lora.*set kind=own"),
         (["advantages=[gae]", "critic.kind=huge"], "critic.kind='huge'"),
     ],
 )
