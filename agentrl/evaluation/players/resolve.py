@@ -6,7 +6,9 @@ Invariant: a name, a folder, an option or a combination that cannot be used is o
 
 from __future__ import annotations
 
-from agentrl.errors import ConfigError
+from difflib import get_close_matches
+
+from agentrl.errors import ConfigError, ModelError
 from agentrl.evaluation.players.base import Player, PlayerSettings, refuse
 from agentrl.evaluation.players.runs import run_of, with_run
 
@@ -17,6 +19,7 @@ _SERVING = (
     *("tool_format", "tool_prompt", "history", "token_entropy"),
 )
 """What only a model has use for."""
+_SCRIPTED = ("oracle", "random")
 
 
 def resolve_player(model: str | None, settings: PlayerSettings | None = None) -> Player:
@@ -33,7 +36,7 @@ def resolve_player(model: str | None, settings: PlayerSettings | None = None) ->
         return EndpointPlayer(model, settings)
     if model is None:
         raise ConfigError("name a model, or an endpoint that serves one")
-    if model in ("oracle", "random"):
+    if model in _SCRIPTED:
         refuse(settings, f"the {model} player", *_SERVING)
         return _scripted(model, settings)
     refuse(settings, "a local model (no endpoint is given)", "api_key_env", "mode", "tokenizer")
@@ -42,7 +45,12 @@ def resolve_player(model: str | None, settings: PlayerSettings | None = None) ->
     name = model
     if (run := run_of(model)) is not None:
         name, settings = str(run[0]), with_run(settings, run[1])
-    return PolicyPlayer(model, settings, local_model(name, settings.base))
+    try:
+        return PolicyPlayer(model, settings, local_model(name, settings.base))
+    except ModelError as error:
+        if not (meant := get_close_matches(model, _SCRIPTED, 1)):
+            raise
+        raise ModelError(f"{error}; or did you mean the player {meant[0]!r}?") from None
 
 
 def _scripted(model: str, settings: PlayerSettings) -> Player:

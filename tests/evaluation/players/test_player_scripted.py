@@ -183,3 +183,9 @@ async def test_what_was_asked_wrongly_is_said() -> None:
         await play(player, [source("sql")], requests("sql", 1) * 2)
     with pytest.raises(ConfigError, match="two entries have the same name"):
         await play(player, [source("sql"), source("sql")], [])
+
+
+@pytest.mark.parametrize(("written", "meant"), [("oracel", "oracle"), ("rnadom", "random")])
+def test_a_misspelt_player_is_named(written: str, meant: str) -> None:
+    with pytest.raises(ConfigError, match=f"model '{written}' is unknown; .* did you mean the player '{meant}'"):
+        resolve_player(written)
