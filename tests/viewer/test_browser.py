@@ -284,6 +284,21 @@ def test_colours_that_were_chosen_before_the_scripts_ran_are_shown(visit: Visit)
     assert "tokens=probability" in visit.address()
 
 
+def test_the_text_stands_until_the_tokens_are_there(visit: Visit) -> None:
+    held: list[Route] = []
+    visit.page.route("**/tokens/*", lambda route: held.append(route))
+    page = visit.to(f"{RUN}/episodes/1?tokens=advantage")
+    page.wait_for_timeout(300)
+    assert held and page.locator("#turn-1 [data-text]").is_visible()
+    page.check("input[value=probability]")
+    page.wait_for_timeout(100)
+    assert page.locator("#turn-1 [data-text]").is_visible()
+    for route in held:
+        route.continue_()
+    page.wait_for_selector("#turn-1 [data-sampled] .t[class*=' r']")
+    assert page.locator("#turn-1 [data-text]").is_hidden()
+
+
 def test_the_next_episode_has_the_same_colours(visit: Visit) -> None:
     page = visit.to(f"{RUN}/episodes/1?phase=train")
     page.keyboard.press("t")

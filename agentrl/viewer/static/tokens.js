@@ -67,14 +67,21 @@ async function load(box, turn, context) {
   }
 }
 
+// The text stands until the tokens are there: the first tokenizer takes seconds to load.
 function show(turn) {
   const box = turn.querySelector("[data-sampled]");
-  const plain = mode === "text";
-  turn.querySelector("[data-text]").hidden = !plain;
-  box.hidden = plain;
-  if (plain) return;
-  if (!loaded.has(box)) load(box, turn.dataset.turn, false).catch((error) => (box.textContent = `The tokens cannot be read: ${error.message}`));
-  else for (const span of box.querySelectorAll(".t")) span.className = `t ${span.classList.contains("id") ? "id " : ""}${colour(span.token)}`;
+  const swap = () => {
+    turn.querySelector("[data-text]").hidden = mode !== "text";
+    box.hidden = mode === "text";
+  };
+  const state = loaded.get(box);
+  if (mode !== "text" && state?.busy && !state.tokens) return;
+  if (mode !== "text" && !state) {
+    load(box, turn.dataset.turn, false).catch((error) => (box.textContent = `The tokens cannot be read: ${error.message}`)).finally(swap);
+    return;
+  }
+  swap();
+  for (const span of box.querySelectorAll(".t")) span.className = `t ${span.classList.contains("id") ? "id " : ""}${colour(span.token)}`;
 }
 
 const near = new IntersectionObserver((entries) => entries.filter((entry) => entry.isIntersecting).forEach((entry) => show(entry.target)), { rootMargin: "600px" });
