@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 from collections.abc import AsyncIterator
@@ -65,4 +66,6 @@ def runs(pid: int) -> bool:
 
 
 def descriptors() -> int:
+    """Open descriptors of this process, without those of earlier tests' garbage, which would close in between."""
+    gc.collect()
     return len(os.listdir("/proc/self/fd"))

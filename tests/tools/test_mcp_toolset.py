@@ -22,6 +22,7 @@ from agentrl.messages import ToolCall, assistant, user
 from agentrl.task import Episode
 from agentrl.tool import Tool, ToolResult, call_tool, resolve_tool, resolve_tools
 from agentrl.tool_env import ToolEnv, Verdict
+from tests.tools.sessions import descriptors
 
 SERVER = Path(__file__).with_name("mcp_server.py")
 COMMAND = (sys.executable, str(SERVER))
@@ -112,16 +113,16 @@ async def test_a_secret_of_ours_is_not_in_the_servers_environment(monkeypatch: p
 async def test_many_calls_and_sessions_leave_nothing_behind() -> None:
     async with opened(command=COMMAND) as tools:
         await call(tools, "add", a=1)
-        before, tasks = len(os.listdir("/proc/self/fd")), len(asyncio.all_tasks())
+        before, tasks = descriptors(), len(asyncio.all_tasks())
         for number in range(1000):
             assert (await call(tools, "add", a=number)).text == str(number + 1)
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert descriptors() <= before
         assert len(asyncio.all_tasks()) == tasks
-    descriptors = len(os.listdir("/proc/self/fd"))
+    before = descriptors()
     for _ in range(3):
         async with opened(command=COMMAND) as tools:
             await asyncio.gather(*(call(tools, "add", a=number) for number in range(20)))
-    assert len(os.listdir("/proc/self/fd")) == descriptors
+    assert descriptors() <= before
     assert servers() == 0
 
 

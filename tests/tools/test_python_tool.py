@@ -162,7 +162,7 @@ async def test_an_episode_without_a_call_opens_no_session(plain: str) -> None:
     tools = [resolve_tool("python", sandbox=plain) for _ in range(200)]
     for tool in tools:
         await tool.open(episode())
-    assert descriptors() == before
+    assert descriptors() <= before
     for tool in tools:
         await tool.close()
 
@@ -353,7 +353,7 @@ async def test_an_environment_branches_and_closes_everything(plain: str) -> None
         assert step.observation[0].text == "42"
         ended = await played.astep(assistant("42"))
         assert ended.reward == 1.0
-    assert descriptors() == before
+    assert descriptors() <= before
 
 
 # -- mistakes at construction ------------------------------------------------------------------------------------------

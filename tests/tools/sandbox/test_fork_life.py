@@ -51,7 +51,7 @@ async def test_nothing_grows_over_many_calls(sandbox: ForkSandbox) -> None:
     for number in range(120):
         assert (await sandbox.run(f"{number} + 1")).value == str(number + 1)
     await until(lambda: not sandbox._ending)
-    assert descriptors() == before
+    assert descriptors() <= before
     assert "/sandbox" not in [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
     await until(lambda: at_rest(sandbox))
     for pid in below(server(sandbox)):
@@ -71,7 +71,7 @@ async def test_many_sessions_at_once(sandbox: ForkSandbox) -> None:
 
     async with asyncio.timeout(HANG):
         assert await asyncio.gather(*map(play, range(40))) == [str(number) for number in range(40)]
-    assert descriptors() == before
+    assert descriptors() <= before
 
 
 async def test_a_cancelled_call_kills_the_session(sandbox: ForkSandbox) -> None:
@@ -98,7 +98,7 @@ async def test_a_cancelled_open_leaves_nothing(sandbox: ForkSandbox, steps: int)
     if not isinstance(done, BaseException):
         await done.close()
     await until(lambda: at_rest(sandbox))
-    await until(lambda: descriptors() == before)
+    await until(lambda: descriptors() <= before)
 
 
 def test_one_sandbox_serves_several_loops_and_threads(sandbox: ForkSandbox) -> None:
