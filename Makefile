@@ -32,8 +32,8 @@ $(STAMP): pyproject.toml constraints.txt
 train: $(STAMP) ## train the quickstart recipe: a real language model learns to use a calculator
 	$(BIN)/agentrl train --recipe quickstart $(ARGS)
 
-test: $(STAMP) ## run the offline tests, a file at a time on every core
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile $(ARGS)
+test: $(STAMP) ## run the offline tests, two files at a time
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(ARGS)
 
 slow: $(STAMP) ## run the slow tests: the real 135M model, fetched once
 	$(BIN)/python -m pytest -m "slow and not (vllm or docker or postgres or bubblewrap or browser or gpu)" $(ARGS)
