@@ -23,7 +23,7 @@ from agentrl.errors import ConfigError
 from agentrl.evaluation.budget import Budget
 from agentrl.evaluation.folder import REPORTS, EvaluationFolder, first_difference
 from agentrl.evaluation.plan import PHASE, Place, Plan, episodes_of, has_result, place_of
-from agentrl.evaluation.players.base import Player, PlayerKind, PlayRequest
+from agentrl.evaluation.players.base import SCRIPTED, Player, PlayerKind, PlayRequest
 from agentrl.evaluation.suite import Suite
 from agentrl.observe import Observer
 from agentrl.settings import validated
@@ -38,8 +38,6 @@ T = TypeVar("T")
 SIGN_OF_LIFE = 10.0
 """Seconds between two notes in the store of how long the evaluation has taken."""
 Stopped = Literal["cost", "seconds"]
-SCRIPTED = (PlayerKind.ORACLE, PlayerKind.RANDOM)
-"""Players whom no temperature concerns."""
 _WORDS = ("reason",)
 """What a player says of itself for people; it may be said otherwise the next time."""
 

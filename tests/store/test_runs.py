@@ -128,6 +128,7 @@ def test_writers_of_the_same_tasks_wait_for_each_other(place: str) -> None:
 
         for done in [threads.submit(write, one, tasks), threads.submit(write, other, tasks[::-1])]:
             done.result(60)
+        assert all(one.task(run, "env", task.id) is not None for task in tasks)
 
 
 def test_a_task_that_is_not_json_is_one_line(store: RunStore) -> None:

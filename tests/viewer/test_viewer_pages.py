@@ -246,7 +246,7 @@ def test_an_episode_is_shown_under_its_own_run_only(tmp_path: Path) -> None:
     slug = site.catalog.places()[0].slug
     site.get(f"/runs/{slug}/1/episodes/1")
     site.get(f"/runs/{slug}/1/episodes/2", 404)
-    site.get(f"/data/{slug}/1/episodes/2/tokens/0".replace("/1/episodes", "/1/episodes"), 404)
+    site.get(f"/data/{slug}/1/episodes/2/tokens/0", 404)
 
 
 def test_empty_states_say_what_to_do(tmp_path: Path) -> None:

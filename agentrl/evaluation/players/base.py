@@ -47,6 +47,10 @@ class PlayerKind(StrEnum):
     """Valid calls and answers drawn at random: the floor."""
 
 
+SCRIPTED = (PlayerKind.ORACLE, PlayerKind.RANDOM)
+"""Players that are no model: their names are what `--model` calls them, and no temperature concerns them."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class PlayLimits:
     """Sampling and bounds of an episode; a source may have others than the player's. Raises `ConfigError`."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from difflib import get_close_matches
 
 from agentrl.errors import ConfigError, ModelError
-from agentrl.evaluation.players.base import Player, PlayerSettings, refuse
+from agentrl.evaluation.players.base import SCRIPTED, Player, PlayerSettings, refuse
 from agentrl.evaluation.players.runs import run_of, with_run
 
 __all__ = ["resolve_player", "run_of"]
@@ -19,7 +19,6 @@ _SERVING = (
     *("tool_format", "tool_prompt", "history", "token_entropy"),
 )
 """What only a model has use for."""
-_SCRIPTED = ("oracle", "random")
 
 
 def resolve_player(model: str | None, settings: PlayerSettings | None = None) -> Player:
@@ -36,7 +35,7 @@ def resolve_player(model: str | None, settings: PlayerSettings | None = None) ->
         return EndpointPlayer(model, settings)
     if model is None:
         raise ConfigError("name a model, or an endpoint that serves one")
-    if model in _SCRIPTED:
+    if model in SCRIPTED:
         refuse(settings, f"the {model} player", *_SERVING)
         return _scripted(model, settings)
     refuse(settings, "a local model (no endpoint is given)", "api_key_env", "mode", "tokenizer")
@@ -48,9 +47,9 @@ def resolve_player(model: str | None, settings: PlayerSettings | None = None) ->
     try:
         return PolicyPlayer(model, settings, local_model(name, settings.base))
     except ModelError as error:
-        if not (meant := get_close_matches(model, _SCRIPTED, 1)):
+        if not (meant := get_close_matches(model, SCRIPTED, 1)):
             raise
-        raise ModelError(f"{error}; or did you mean the player {meant[0]!r}?") from None
+        raise ModelError(f"{error}; or did you mean the player '{meant[0]}'?") from None
 
 
 def _scripted(model: str, settings: PlayerSettings) -> Player:
